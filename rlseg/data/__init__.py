@@ -1,0 +1,79 @@
+"""Data sets by name: `open_dataset("cells", None).split("train")[0].image`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from rlseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlseg.data.base import DatasetModule, Splits
+
+__all__ = ["DATASETS", "dataset_module", "open_dataset"]
+
+DATASETS: dict[str, str] = {
+    "cells": "rlseg.data.synthetic",
+    "cremi": "rlseg.data.cremi",
+    "folder": "rlseg.data.folder",
+}
+"""Data set name -> module with `Options`, `open_splits`, `check` and `DATASET`."""
+
+
+def dataset_module(name: str) -> DatasetModule:
+    """The module of a data set, imported now.
+
+    Args:
+        name: a key of `DATASETS`, or an import path with a dot in it or importable as it is.
+
+    Raises:
+        ConfigError: unknown name (the nearest ones are named), or a module that offers no data set.
+    """
+    path = DATASETS.get(name, name)
+    try:
+        module = importlib.import_module(path)
+    except (ModuleNotFoundError, ValueError, TypeError) as error:
+        if isinstance(error, ModuleNotFoundError) and not _is_parent(error.name, path):
+            raise ConfigError(
+                f"data set module {path!r} needs {error.name!r}, which is missing"
+            ) from error
+        near = get_close_matches(name, DATASETS, n=2, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ConfigError(
+            f"unknown data set {name!r}{hint} Known: {', '.join(DATASETS)}, or an import path"
+        ) from error
+    missing = [n for n in ("Options", "open_splits", "check", "DATASET") if not hasattr(module, n)]
+    if missing:
+        raise ConfigError(
+            f"module {path!r} is no data set: it lacks {', '.join(missing)}; "
+            f"known data sets: {', '.join(DATASETS)}"
+        )
+    return cast("DatasetModule", module)
+
+
+def open_dataset(
+    name: str, root: Path | None, options: Mapping[str, object] | None = None
+) -> Splits:
+    """The splits of a data set, opened and verified.
+
+    Args:
+        name: a key of `DATASETS` or an import path.
+        root: folder of the files; None for generated data.
+        options: fields of the data set's `Options`; what is absent keeps its default.
+
+    Raises:
+        ConfigError: unknown name or option, or an option out of range.
+        DatasetNotFoundError: nothing at `root`; the message says what was looked for.
+        CorruptDatasetError: files that contradict each other or the layout.
+    """
+    from rlseg.config import build
+
+    module = dataset_module(name)
+    return module.open_splits(root, build(module.Options, options or {}, f"data set {name}"))
+
+
+def _is_parent(missing: str | None, path: str) -> bool:
+    return missing is not None and (path == missing or path.startswith(f"{missing}."))
