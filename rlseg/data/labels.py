@@ -27,11 +27,13 @@ def compact(labels: Tensor) -> Tensor:
     largest = int(labels.max())
     if largest > DENSE_IDS:
         ids, index = torch.unique(labels, return_inverse=True)
-        return index if int(ids[0]) == 0 else index + 1
+        renumbered: Tensor = index if int(ids[0]) == 0 else index + 1
+        return renumbered
     present = torch.zeros(largest + 1, dtype=torch.bool, device=labels.device)
     present[labels.flatten()] = True
     present[0] = False
-    return (present.long().cumsum(0) * present)[labels]
+    numbers: Tensor = present.long().cumsum(0) * present
+    return numbers[labels]
 
 
 def from_array(

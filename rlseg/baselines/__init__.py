@@ -1,0 +1,1 @@
+"""What stands beside every score: classical segmentation and a supervised network."""

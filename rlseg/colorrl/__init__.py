@@ -1,0 +1,155 @@
+"""ColorRL: every pixel is an agent that colours itself bit by bit (Tran Anh et al., CVPR 2021)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rlseg.colorrl.a3c import ColorLearner
+from rlseg.colorrl.config import Config, HintConfig, Phase, RewardConfig
+from rlseg.colorrl.environment import ColoringEnv
+from rlseg.colorrl.networks import ColoringNetwork
+from rlseg.colorrl.predict import ColorPredictor
+from rlseg.data.base import Splits
+from rlseg.data.memory import InMemory
+from rlseg.data.neighbours import neighbour_counts, suggest_bits
+from rlseg.data.samples import InstanceBatch, InstanceSample, collate_instances
+from rlseg.data.stream import EpochStream
+from rlseg.data.transforms import TrainingTransform
+from rlseg.data.whole import Scaled, WholeImages
+from rlseg.errors import CheckpointError, ConfigError
+from rlseg.supervised import BoundaryLearner, BoundaryNetwork
+from rlseg.train.checkpoint import Checkpoint
+from rlseg.train.runtime import Runtime
+from rlseg.train.stage import Stage
+
+__all__ = [
+    "PRESETS",
+    "ColorLearner",
+    "ColorPredictor",
+    "ColoringEnv",
+    "ColoringNetwork",
+    "Config",
+    "HintConfig",
+    "Phase",
+    "RewardConfig",
+    "load_predictor",
+    "resolve",
+    "stages",
+]
+
+PRESETS: Mapping[str, Mapping[str, object]] = {
+    # The published method: the defaults of `Config`.
+    "paper": {"gradient": "sampled", "hints.steps": 0, "expand": 0},
+    # A supervised boundary map as an input channel, and the immediate reward of both bits. Gaps
+    # that dropped pieces leave are filled from their neighbours.
+    "ours": {"gradient": "counterfactual", "hints.steps": 300, "expand": 2},
+}
+"""Starting points chosen by `--preset`: overrides of `Config` by dotted path."""
+
+
+def resolve(config: Config, data: Splits) -> Config:
+    """The configuration with what "auto" stands for, from the training labels.
+
+    `bits` becomes the smallest T with 2^(T-1) + 1 >= N_b, where N_b is the largest number of
+    neighbours within the largest radius at network resolution (supplement A.5.1).
+    """
+    if config.bits != "auto":
+        return config
+    train = Scaled(data.split("train"), config.scale)
+    most = 0
+    for index in range(len(train)):
+        counts = neighbour_counts(train[index].labels, config.rewards.radii[-1])
+        most = max(most, int(counts.max()) if len(counts) else 0)
+    return dataclasses.replace(config, bits=suggest_bits(most))
+
+
+def stages(config: Config, data: Splits, runtime: Runtime) -> Iterator[Stage[InstanceBatch]]:
+    """The training: an optional supervised stage for hints, then the colouring game."""
+    if data.task != "instance" or data.ndim != 2:
+        raise ConfigError(
+            f"colorrl needs 2-D instance data, {data.dataset!r} is {data.ndim}-D {data.task} data"
+        )
+    train = InMemory(Scaled(data.split("train"), config.scale))
+    valid = data.split("valid") if "valid" in data.names else []
+    transform = TrainingTransform(config.augmentation, (config.crop, config.crop))
+
+    def stream(name: str) -> EpochStream[InstanceSample, InstanceBatch]:
+        return EpochStream(
+            train,
+            batch_size=config.batch,
+            transform=transform,
+            collate=collate_instances,
+            seed=runtime.seed,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+            name=name,
+        )
+
+    hints = None
+    if config.hints.steps:
+        boundary = BoundaryLearner(
+            in_channels=data.channels,
+            features=config.hints.features,
+            learning_rate=config.hints.learning_rate,
+            steps=config.hints.steps,
+            boundary_width=config.hints.boundary_width,
+            runtime=runtime,
+        )
+        yield Stage(
+            name="hints",
+            learner=boundary,
+            stream=stream("hints"),
+            steps=config.hints.steps,
+            held_out=WholeImages(InMemory(Scaled(valid, config.scale)), config.batch),
+            evaluate_every=config.evaluate_every,
+            monitor="eval/log_likelihood" if len(valid) else None,
+        )
+        hints = boundary.network
+    learner = ColorLearner(config, data.channels, runtime, hints)
+    yield Stage(
+        name="colorrl",
+        learner=learner,
+        stream=stream("colorrl"),
+        steps=config.steps,
+        held_out=WholeImages(valid, config.batch),
+        evaluate_every=config.evaluate_every,
+        monitor=f"eval/{config.monitored}" if len(valid) else None,
+    )
+
+
+def load_predictor(config: Config, checkpoint: Checkpoint, runtime: Runtime) -> ColorPredictor:
+    """The predictor of a checkpoint of the stage `colorrl`.
+
+    Raises:
+        CheckpointError: a checkpoint of another stage, or weights that do not fit `config`.
+    """
+    if checkpoint.stage != "colorrl":
+        raise CheckpointError(
+            f"{checkpoint.path}: a checkpoint of stage {checkpoint.stage!r}, which colours "
+            "nothing; train until stage 'colorrl' has begun, with --resume"
+        )
+    state: dict[str, Any] = checkpoint.state
+    try:
+        weights = state["network"]
+        in_channels = next(iter(weights.values())).shape[1] - (1 if config.hints.steps else 0)
+        hints = None
+        if config.hints.steps:
+            hints = BoundaryNetwork(in_channels, config.hints.features).to(runtime.device)
+            hints.load_state_dict(state["hints"])
+            hints.requires_grad_(False).eval()
+        network = ColoringNetwork(
+            in_channels + (1 if hints is not None else 0),
+            config.depth,
+            config.features,
+            config.input_module,
+        ).to(runtime.device)
+        network.load_state_dict(weights)
+        min_size = int(state["min_size"])
+    except (KeyError, RuntimeError, StopIteration) as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: its weights do not fit its configuration ({error}); "
+            "use the config.json the run was trained with"
+        ) from error
+    return ColorPredictor(config, network, hints, in_channels, runtime, min_size)

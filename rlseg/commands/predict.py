@@ -1,0 +1,61 @@
+"""`rlseg predict`: label maps for image files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rlseg.commands import Ticker, positive_int, say
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the verb."""
+    parser = subparsers.add_parser(
+        "predict",
+        help="label maps for image files",
+        description="Writes a label map per image (<stem>.tif, 16 bits, or 32 where an id needs "
+        "them) and instances.csv: file, id, area, centroid, box (from min up to but not including "
+        "max, pixels from 0). Images may have any size; grey is repeated for colour models, colour "
+        "becomes luminance for grey ones, alpha is dropped, 16 bits are divided by 65535.",
+        epilog="examples:\n"
+        "  rlseg predict runs/quickstart photo.png --out predictions --overlay\n"
+        "  rlseg predict runs/cremi slices/ --out predictions --format png --jobs 4",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder, or a checkpoint in one")
+    parser.add_argument(
+        "inputs", metavar="IMAGE_OR_DIR", type=Path, nargs="+", help="image files, or folders"
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="output folder")
+    parser.add_argument(
+        "--format", choices=("tif", "png", "npz"), default="tif", help="of the label maps (tif)"
+    )
+    parser.add_argument(
+        "--overlay", action="store_true", help="also write <stem>.overlay.png with outlines"
+    )
+    parser.add_argument(
+        "--checkpoint", default="best", help="best, latest, previous, or a file (best)"
+    )
+    parser.add_argument(
+        "--jobs", metavar="N", type=positive_int, default=1, help="processes sharing the files (1)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<i> (auto)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predicts and says what was written."""
+    from rlseg.predict import Output, find_images, predict_files
+
+    images = find_images(args.inputs)
+    rows = predict_files(
+        args.run,
+        images,
+        Output(folder=args.out, format=args.format, overlay=args.overlay),
+        checkpoint=args.checkpoint,
+        device=args.device,
+        jobs=args.jobs,
+        progress=Ticker(args, len(images), "predict"),
+    )
+    say(args, f"{len(images)} images, {len(rows)} instances")
+    print(args.out / "instances.csv")
+    return 0

@@ -1,0 +1,290 @@
+"""A user's own data: a folder `images` and a folder `labels` with files of the same names."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlseg.data.arrays import h5_dataset, lone_h5_name, opened_h5, read_h5, read_npy
+from rlseg.data.base import Problem, Splits, digest_of, existing_root, try_samples
+from rlseg.data.images import check_same_size, read_image, read_label_array, scale_to_unit
+from rlseg.data.labels import from_array
+from rlseg.data.layout import Layout, Record
+from rlseg.data.memory import InMemory
+from rlseg.data.samples import InstanceSample
+from rlseg.data.seeds import named_generator
+from rlseg.errors import ConfigError, CorruptDatasetError, RlsegError
+
+H5_SUFFIXES = (".h5", ".hdf5", ".hdf")
+LOSSY_SUFFIXES = (".jpg", ".jpeg")
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts colour to grey
+SPLIT_FOLDERS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
+
+needs_root = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of a folder of images and labels."""
+
+    ndim: Literal["auto", 2, 3] = "auto"
+    """Space axes; "auto" takes those of the first label file."""
+    channels: Literal["auto", 1, 3] = "auto"
+    """Image channels; "auto" takes those of the first image and refuses others, a number converts:
+    grey is repeated, colour becomes luminance."""
+    image_suffix: str = ""
+    """What follows the common name in image file names, for example "_rgb"."""
+    label_suffix: str = ""
+    """What follows the common name in label file names, for example "_label"."""
+    image_key: str = ""
+    """Name of the image array in HDF5 files; empty = the only array in the file."""
+    label_key: str = ""
+    """Name of the label array in HDF5 files; empty = the only array in the file."""
+    ignore_id: int | None = None
+    """Label id of pixels without a truth."""
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    """Shares of train, valid and test where the data have no such folders."""
+    seed: int = 0
+    """Seed of that split."""
+
+    def __post_init__(self) -> None:
+        if min(self.fractions) < 0 or self.fractions[0] <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
+            raise ConfigError(
+                f"fractions must be shares of train, valid, test that add up to 1 with train above "
+                f"0, got {list(self.fractions)}"
+            )
+
+
+class Folder:
+    """Pairs of an image and a label map, 2-D or 3-D, read from files of the user's own."""
+
+    layout: ClassVar[str] = (
+        "images/<name>.<ext> and labels/<name>.<ext>, in the root, below <split>/, or with "
+        "images/<split>/ and labels/<split>/; <split> = train, val (or valid), test; <ext> = png, "
+        "tif, bmp, npy, h5, and jpg for images; several TIFF pages are a volume"
+    )
+    splits: ClassVar[tuple[str, ...]] = ("train", "valid", "test")
+    classes: ClassVar[tuple[str, ...]] = ()
+    citation: ClassVar[str] = "your own data"
+    how_to_get: ClassVar[str] = (
+        "Put images into a folder `images` and label maps (0 = background, one number per "
+        "instance) of the same file names into a folder `labels` beside it."
+    )
+
+    def __init__(self, records: list[Record], ndim: int, channels: int, options: Options) -> None:
+        self.records, self.ndim, self.channels, self.options = records, ndim, channels, options
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> InstanceSample:
+        """Pair `index`, read from its two files."""
+        record, options = self.records[index], self.options
+        image_path, labels_path = record.files["image"], record.files["labels"]
+        ids = _read_ids(labels_path, options)
+        if ids.ndim != self.ndim:
+            raise CorruptDatasetError(
+                f"{labels_path}: labels have {ids.ndim} axes, expected {self.ndim}; one data set "
+                "holds pictures or volumes, not both"
+            )
+        labels, valid = from_array(ids, str(labels_path), options.ignore_id)
+        image = _read_picture(image_path, self.ndim, options)
+        check_same_size(image, labels, str(image_path), str(labels_path))
+        if image.shape[0] != self.channels:
+            raise CorruptDatasetError(
+                f"{image_path}: {image.shape[0]} channels, the first image has {self.channels}; "
+                "set the data set option channels to 1 or 3 to convert"
+            )
+        return InstanceSample(image=image, labels=labels, valid=valid, name=record.name)
+
+
+DATASET = Folder
+
+
+def open_splits(root: Path | None, options: Options) -> Splits:
+    """The splits below `root`: by folders, or drawn by `fractions` and `seed` where there are none.
+
+    Raises:
+        DatasetNotFoundError: no images; says what was looked for and found.
+        CorruptDatasetError: an image without labels or the reverse, an unreadable first pair.
+    """
+    root = existing_root(root, "folder", Folder.how_to_get)
+    found, problems = _survey(root, options)
+    if problems:
+        more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
+        raise CorruptDatasetError(f"{problems[0].where}: {problems[0].what}{more}")
+    ndim, channels = _kind(next(iter(found.values()))[0], options)
+    return Splits(
+        dataset="folder",
+        task="instance",
+        ndim=ndim,
+        channels=channels,
+        parts={
+            split: InMemory(Folder(records, ndim, channels, options))
+            for split, records in found.items()
+        },
+        digest=digest_of(
+            "folder",
+            asdict(options),
+            {
+                split: [(r.name, [p.stat().st_size for p in r.files.values()]) for r in records]
+                for split, records in found.items()
+            },
+        ),
+    )
+
+
+def check(root: Path | None, options: Options) -> list[Problem]:
+    """Every problem of every pair: missing partners, unreadable or contradicting files."""
+    try:
+        root = existing_root(root, "folder", Folder.how_to_get)
+        found, problems = _survey(root, options)
+    except RlsegError as error:
+        return [Problem(where=str(root), what=str(error))]
+    kind: tuple[int, int] | None = None
+    for split, records in found.items():
+        for record in records if kind is None else ():
+            try:
+                kind = _kind(record, options)
+                break
+            except RlsegError:
+                continue  # reported below, when the pair is read again as a sample
+        ndim, channels = kind or (2, 1)
+        problems += try_samples(Folder(records, ndim, channels, options), split)
+    return problems
+
+
+def _survey(root: Path, options: Options) -> tuple[dict[str, list[Record]], list[Problem]]:
+    """Split -> records, and what is incomplete.
+
+    Raises:
+        DatasetNotFoundError: no image in any of the three places.
+    """
+    layouts = _layouts(options)
+    words = tuple(word for names in SPLIT_FOLDERS.values() for word in names)
+    for layout in layouts[:2]:
+        if layout.find(root, words) is None:
+            continue
+        found: dict[str, list[Record]] = {}
+        problems: list[Problem] = []
+        for split, names in SPLIT_FOLDERS.items():
+            for name in names:
+                records, missing = layout.survey(root, name)
+                problems += missing
+                if records and split in found:
+                    what = f"both {' and '.join(names)} hold data of split {split!r}; keep one"
+                    problems.append(Problem(where=str(root), what=what))
+                elif records:
+                    found[split] = records
+        return found, problems
+    records, problems = layouts[2].survey(root, "")
+    if not records and not problems:
+        raise layouts[2].not_found(root, "folder", Folder.how_to_get)
+    return _divided(records, options), problems
+
+
+def _layouts(options: Options) -> tuple[Layout, Layout, Layout]:
+    image, labels = (
+        f"{{id}}{suffix}.{{ext}}" for suffix in (options.image_suffix, options.label_suffix)
+    )
+    shapes = ("{split}/images/", "{split}/labels/"), ("images/{split}/", "labels/{split}/")
+    extensions = ("png", "tif", "tiff", "jpg", "jpeg", "bmp", "npy", "h5", "hdf5", "hdf")
+    divided, nested, flat = (
+        Layout(patterns={"image": a + image, "labels": b + labels}, extensions=extensions)
+        for a, b in (*shapes, ("images/", "labels/"))
+    )
+    return divided, nested, flat
+
+
+def _divided(records: list[Record], options: Options) -> dict[str, list[Record]]:
+    """Records shared out at random; every wanted split gets one as long as there are enough."""
+    count = len(records)
+    generator = named_generator(options.seed, "folder", "split")
+    order = torch.randperm(count, generator=generator).tolist()
+    wanted = [name for name, share in zip(Folder.splits, options.fractions, strict=True) if share]
+    wanted = wanted[:count]
+    sizes = {name: 1 for name in wanted}
+    shares = dict(zip(Folder.splits, options.fractions, strict=True))
+    for _ in range(count - len(wanted)):
+        behind = max(wanted, key=lambda name: shares[name] * count - sizes[name])
+        sizes[behind] += 1
+    result: dict[str, list[Record]] = {}
+    for name in wanted:
+        mine, order = order[: sizes[name]], order[sizes[name] :]
+        result[name] = [records[i] for i in sorted(mine)]
+    return result
+
+
+def _kind(record: Record, options: Options) -> tuple[int, int]:
+    """Space axes and channels, by the options or by one pair."""
+    ndim: int = (
+        options.ndim
+        if options.ndim != "auto"
+        else (_read_ids(record.files["labels"], options).ndim)
+    )
+    if ndim not in (2, 3):
+        raise CorruptDatasetError(
+            f"{record.files['labels']}: labels with {ndim} axes; expected 2 (picture) or 3 (volume)"
+        )
+    if options.channels != "auto":
+        return ndim, options.channels
+    return ndim, _read_picture(record.files["image"], ndim, options).shape[0]
+
+
+def _read_ids(path: Path, options: Options) -> NDArray[Any]:
+    suffix = path.suffix.lower()
+    if suffix in LOSSY_SUFFIXES:
+        raise CorruptDatasetError(f"{path}: JPEG alters label ids; store labels as PNG or TIFF")
+    if suffix == ".npy":
+        return read_npy(path)
+    if suffix in H5_SUFFIXES:
+        return _read_h5(path, options.label_key)
+    return np.asarray(read_label_array(path))
+
+
+def _read_picture(path: Path, ndim: int, options: Options) -> Tensor:
+    """float32 [C, *S] in [0, 1]; arrays carry channels last."""
+    wanted = None if options.channels == "auto" else options.channels
+    suffix = path.suffix.lower()
+    if suffix != ".npy" and suffix not in H5_SUFFIXES:
+        image = read_image(path, channels=wanted)
+    else:
+        array = read_npy(path) if suffix == ".npy" else _read_h5(path, options.image_key)
+        if array.ndim == ndim:
+            array = array[..., None]
+        if array.ndim != ndim + 1 or array.shape[-1] not in (1, 3):
+            raise CorruptDatasetError(
+                f"{path}: array of shape {list(array.shape)}; expected {ndim} axes, or {ndim + 1} "
+                "with 1 or 3 channels last"
+            )
+        array = scale_to_unit(array, str(path))
+        image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 0)))
+        image = _to_channels(image, wanted)
+    if image.ndim != ndim + 1:
+        raise CorruptDatasetError(
+            f"{path}: {image.ndim - 1} space axes where {ndim} are expected; several TIFF pages "
+            "are a volume, and its labels need as many pages"
+        )
+    return image
+
+
+def _to_channels(image: Tensor, wanted: int | None) -> Tensor:
+    if wanted is None or image.shape[0] == wanted:
+        return image
+    if image.shape[0] == 1:
+        return image.expand(wanted, *image.shape[1:]).clone()
+    weights = torch.tensor(LUMINANCE).view(-1, *(1,) * (image.ndim - 1))
+    return (image * weights).sum(dim=0, keepdim=True)
+
+
+def _read_h5(path: Path, key: str) -> NDArray[Any]:
+    with opened_h5(path) as file:
+        name = key or lone_h5_name(file, path)
+        return read_h5(h5_dataset(file, name, path), f"{path}: {name}")

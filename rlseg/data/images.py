@@ -1,0 +1,274 @@
+"""The one place where image files are read: bounds before decoding, ids exact, errors with a path.
+
+Pillow reads every image format; its own guard against decompression bombs counts one frame only, so
+width x height x frames are checked here against `MAX_IMAGE_PIXELS`, from the header.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from rlseg.data.filechecks import check_png, check_tiff
+from rlseg.data.labels import from_array
+from rlseg.errors import CorruptDatasetError, DatasetNotFoundError, RlsegError
+
+MAX_IMAGE_PIXELS = 1 << 27  # width x height x frames, known from the header
+EXIF_ORIENTATION = 0x0112
+TIFF_SAMPLE_FORMAT = 339
+GREY_MODES = ("1", "L", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+Array = NDArray[Any]
+
+
+def read_image(
+    path: Path, *, channels: int | None = None, max_pixels: int = MAX_IMAGE_PIXELS
+) -> Tensor:
+    """One picture, or a stack of frames as a volume, scaled to [0, 1].
+
+    Integers are divided by the largest value of their type (255 or 65535; 32-bit integers by
+    65535 if they fit in it). Alpha is dropped, CMYK and palettes become RGB, EXIF orientation is
+    applied.
+
+    Args:
+        path: any file Pillow reads.
+        channels: wanted channels; grey is repeated for 3, colour becomes luminance for 1; None
+            keeps what the file has (1 or 3).
+        max_pixels: largest width x height x frames; Pillow itself stops at 179 million per frame.
+
+    Returns:
+        float32 [C, H, W], or [C, D, H, W] for several frames.
+
+    Raises:
+        DatasetNotFoundError: no such file.
+        CorruptDatasetError: unreadable, damaged, too large, or of an unusable mode.
+    """
+    with _opened(path, max_pixels) as image:
+        orientation = int(image.getexif().get(EXIF_ORIENTATION, 1))
+        planes = [_picture_plane(frame, path, channels) for frame in _frames(image)]
+    stack = _stack(planes, path)  # [D, H, W, C]
+    if orientation != 1:
+        stack = _oriented(stack, orientation, path)
+    picture = torch.from_numpy(np.ascontiguousarray(np.moveaxis(stack, -1, 0)))  # [C, D, H, W]
+    return picture[:, 0] if len(planes) == 1 else picture
+
+
+def read_label_array(path: Path, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Array:
+    """The ids of a label image as the file holds them: no scaling, no renumbering.
+
+    Args:
+        path: PNG or TIFF with one channel: 1, 8, 16 or 32 bits, or a palette (indices are ids).
+        max_pixels: largest width x height x frames.
+
+    Returns:
+        bool, unsigned or signed integers [H, W], or [D, H, W] for several frames.
+
+    Raises:
+        DatasetNotFoundError: no such file.
+        CorruptDatasetError: unreadable, damaged, too large, coloured, or rotated by EXIF.
+    """
+    with _opened(path, max_pixels) as image:
+        if int(image.getexif().get(EXIF_ORIENTATION, 1)) != 1:
+            raise CorruptDatasetError(
+                f"{path}: a label image with an EXIF orientation; store it upright, without the tag"
+            )
+        planes = [_label_plane(frame, path) for frame in _frames(image)]
+    stack = _stack(planes, path)
+    return stack[0] if len(planes) == 1 else stack
+
+
+def read_labels(
+    path: Path, *, ignore: int | None = None, max_pixels: int = MAX_IMAGE_PIXELS
+) -> tuple[Tensor, Tensor]:
+    """Consecutive labels int64 [*S] and known pixels bool [*S] of a label image.
+
+    Raises:
+        DatasetNotFoundError: no such file.
+        CorruptDatasetError: as `read_label_array`, or floats or negative ids.
+    """
+    return from_array(read_label_array(path, max_pixels=max_pixels), str(path), ignore)
+
+
+def check_same_size(image: Tensor, labels: Tensor, image_where: str, labels_where: str) -> None:
+    """Nothing, if image [C, *S] and labels [*S] have the same sides.
+
+    Raises:
+        CorruptDatasetError: they differ; names both files.
+    """
+    if tuple(image.shape[1:]) != tuple(labels.shape):
+        raise CorruptDatasetError(
+            f"{image_where} is {_sides(image.shape[1:])} but {labels_where} is "
+            f"{_sides(labels.shape)}; image and labels must have the same size (rows x columns)"
+        )
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return "x".join(str(side) for side in shape)
+
+
+@contextmanager
+def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """The opened image, header checked; every failure inside becomes an error with the path."""
+    try:
+        with warnings.catch_warnings():
+            # The limit here replaces Pillow's, which warns or raises at other sizes.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                _check_header(image, path, max_pixels)
+                yield image
+    except RlsegError:
+        raise
+    except FileNotFoundError as error:
+        raise DatasetNotFoundError(f"{path}: no such file") from error
+    except UnidentifiedImageError as error:
+        raise CorruptDatasetError(
+            f"{path}: not an image that can be read ({path.stat().st_size} bytes)"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise CorruptDatasetError(f"{path}: {error}; limit {max_pixels} pixels") from error
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        EOFError,
+        OverflowError,
+        struct.error,
+    ) as error:
+        raise CorruptDatasetError(
+            f"{path}: damaged or unreadable image ({type(error).__name__}: {error}); "
+            "replace the file"
+        ) from error
+
+
+def _check_header(image: Image.Image, path: Path, max_pixels: int) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise CorruptDatasetError(f"{path}: an image of {height}x{width} pixels; replace the file")
+    _check_pixels(width * height, path, max_pixels)
+    if image.format == "PNG":
+        check_png(path)
+    elif image.format == "TIFF":
+        check_tiff(path, max_pages=max_pixels // (width * height))
+    frames = int(getattr(image, "n_frames", 1))
+    _check_pixels(width * height * frames, path, max_pixels)
+
+
+def _check_pixels(pixels: int, path: Path, max_pixels: int) -> None:
+    if pixels > max_pixels:
+        raise CorruptDatasetError(
+            f"{path}: {pixels} pixels; the limit is {max_pixels}: cut the image into tiles"
+        )
+
+
+def _frames(image: Image.Image) -> Iterator[Image.Image]:
+    for index in range(int(getattr(image, "n_frames", 1))):
+        image.seek(index)
+        yield image
+
+
+def _stack(planes: list[Array], path: Path) -> Array:
+    shapes = {plane.shape for plane in planes}
+    if len(shapes) > 1:
+        raise CorruptDatasetError(f"{path}: frames differ in size or bands: {sorted(shapes)}")
+    return np.stack(planes)
+
+
+def _raw_plane(frame: Image.Image) -> Array:
+    """The numbers of a frame in the type of the file (unsigned TIFF stays unsigned)."""
+    plane = np.asarray(frame)
+    if frame.mode == "I" and frame.format == "TIFF":
+        tags = getattr(frame, "tag_v2", {})
+        formats = tags.get(TIFF_SAMPLE_FORMAT, (1,))
+        if (formats[0] if isinstance(formats, tuple) else formats) == 1:
+            return plane.view(np.uint32)
+    return plane
+
+
+def _label_plane(frame: Image.Image, path: Path) -> Array:
+    if frame.mode not in (*GREY_MODES, "P"):
+        raise CorruptDatasetError(
+            f"{path}: labels in colour (mode {frame.mode}); label images have one channel of ids: "
+            "convert them, or decode the colours to ids first"
+        )
+    # Pillow spreads grey levels of 2 and 4 bits over 0..255; ids must keep their values.
+    raw_mode = str(frame.tile[0][3]) if frame.mode == "L" and frame.tile else ""
+    step = 85 if "L;2" in raw_mode else 17 if "L;4" in raw_mode else 1
+    plane = _raw_plane(frame)
+    return plane if step == 1 else plane // step
+
+
+def _picture_plane(frame: Image.Image, path: Path, channels: int | None) -> Array:
+    """float32 [H, W, C] in [0, 1]."""
+    mode = frame.mode
+    if mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
+        plane = _scaled(_raw_plane(frame), path)[..., None]
+    elif mode in ("1", "L", "LA", "La"):
+        plane = np.asarray(frame.convert("L"), dtype=np.float32)[..., None] / np.float32(255)
+    elif mode in ("RGB", "RGBA", "RGBa", "RGBX", "CMYK", "P", "PA", "YCbCr", "LAB", "HSV"):
+        wanted = "L" if channels == 1 else "RGB"
+        plane = np.asarray(frame.convert("RGB").convert(wanted), dtype=np.float32)
+        plane = plane.reshape(*plane.shape[:2], -1) / np.float32(255)
+    else:
+        raise CorruptDatasetError(
+            f"{path}: image mode {mode} is not supported; store grey, RGB, or 16 bit"
+        )
+    if channels is not None and plane.shape[-1] != channels:
+        if plane.shape[-1] != 1:
+            raise CorruptDatasetError(
+                f"{path}: {plane.shape[-1]} channels where {channels} are expected; convert it"
+            )
+        plane = np.repeat(plane, channels, axis=-1)
+    return plane
+
+
+def scale_to_unit(array: Array, where: str) -> Array:
+    """float32 array of the same shape in [0, 1].
+
+    8-bit integers are divided by 255, wider ones by 65535, floats are kept.
+
+    Raises:
+        CorruptDatasetError: another type, or values outside the range.
+    """
+    kind, width = array.dtype.kind, array.dtype.itemsize
+    if kind == "b":
+        return array.astype(np.float32)
+    if kind not in "uif":
+        raise CorruptDatasetError(f"{where}: image of type {array.dtype}; use integers or floats")
+    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+    limit = 1.0 if kind == "f" else 255.0 if width == 1 else 65535.0
+    if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > limit:
+        raise CorruptDatasetError(
+            f"{where}: image values from {low:g} to {high:g} in type {array.dtype}; "
+            f"expected 0 to {limit:g}: rescale it"
+        )
+    return array.astype(np.float32) / np.float32(limit)
+
+
+def _scaled(plane: Array, path: Path) -> Array:
+    return scale_to_unit(plane, str(path))
+
+
+def _oriented(stack: Array, orientation: int, path: Path) -> Array:
+    """[D, H, W, C] upright, by the eight values of the EXIF tag."""
+    if orientation not in range(1, 9):
+        raise CorruptDatasetError(f"{path}: EXIF orientation {orientation} is not one of 1 to 8")
+    if orientation in (5, 6, 7, 8):
+        stack = stack.swapaxes(1, 2)
+    if orientation in (2, 3, 6, 7):
+        stack = stack[:, :, ::-1]
+    if orientation in (3, 4, 7, 8):
+        stack = stack[:, ::-1]
+    return stack

@@ -1,0 +1,208 @@
+"""Endless, resumable sources of batches and of mere step numbers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, Protocol, TypeVar
+
+import torch
+
+from rlseg.data.seeds import named_generator
+from rlseg.errors import CheckpointError, ConfigError, DatasetNotFoundError
+
+Sample = TypeVar("Sample")
+SampleOut = TypeVar("SampleOut", covariant=True)
+Batch = TypeVar("Batch")
+
+
+class _MapStyle(Protocol[SampleOut]):
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> SampleOut: ...
+
+
+class EpochStream(Generic[Sample, Batch]):
+    """Batches of transformed samples, reshuffled every epoch, without end.
+
+    Every epoch has its own order, drawn from `(seed, name, "order", epoch)`; all ranks draw the
+    same one and each takes its slice of every global batch. The transform of a sample draws from
+    `(seed, name, "augment", epoch, index)`: its numbers depend neither on ranks nor on threads.
+
+    The samples left over when an epoch cannot fill another global batch (`batch_size *
+    world_size`) are dropped until the next shuffle. If one global batch is larger than the data,
+    epochs are strung together instead: a batch then holds samples of several epochs, nothing is
+    dropped, and a sample may occur in it more than once, each time augmented anew.
+
+    The state is the epoch and the position in it of the next batch, whatever was prepared ahead.
+    """
+
+    def __init__(
+        self,
+        dataset: _MapStyle[Sample],
+        *,
+        batch_size: int,
+        transform: Callable[[Sample, torch.Generator], Sample],
+        collate: Callable[[Sequence[Sample]], Batch],
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        name: str = "stream",
+        prefetch: int = 0,
+    ) -> None:
+        """Starts at epoch 0.
+
+        Args:
+            dataset: map-style, at least one sample; keep decoded samples in RAM with `InMemory`.
+            batch_size: samples per batch and rank, at least 1.
+            transform: joint augmentation of one sample, drawing from the generator only.
+            collate: samples -> batch.
+            seed: seed of order and augmentation.
+            rank: this process, 0 .. world_size - 1.
+            world_size: number of processes.
+            name: streams of one seed with different names draw differently.
+            prefetch: batches prepared ahead in threads; 0 = when asked for. Same batches.
+
+        Raises:
+            ConfigError: a size out of range.
+            DatasetNotFoundError: an empty dataset.
+        """
+        if batch_size < 1 or world_size < 1 or not 0 <= rank < world_size or prefetch < 0:
+            raise ConfigError(
+                "need batch_size >= 1, 0 <= rank < world_size, prefetch >= 0; got "
+                f"{batch_size}, rank {rank} of {world_size}, prefetch {prefetch}"
+            )
+        if len(dataset) == 0:
+            raise DatasetNotFoundError(f"stream {name!r}: the data set has no samples")
+        self._dataset, self._transform, self._collate = dataset, transform, collate
+        self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
+        self._seed, self._name = seed, name
+        self._epoch, self._position = 0, 0
+        self._orders: dict[int, list[int]] = {}
+        self._prefetch = prefetch
+        self._pool: ThreadPoolExecutor | None = None
+        self._ahead: deque[tuple[tuple[int, int], list[Future[Sample]]]] = deque()
+
+    def __iter__(self) -> EpochStream[Sample, Batch]:
+        """The stream itself."""
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch of this rank."""
+        if self._prefetch:
+            return self._next_prefetched()
+        places, after = self._plan(self._epoch, self._position)
+        batch = self._collate([self._make(*place) for place in places])
+        self._epoch, self._position = after
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and position of the next batch."""
+        return {"epoch": self._epoch, "position": self._position}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Goes to a position; the next batch is the one that would have followed.
+
+        Raises:
+            CheckpointError: other keys, or a position outside the data.
+        """
+        if set(state) != {"epoch", "position"}:
+            raise CheckpointError(
+                f"state of stream {self._name!r} has keys {sorted(state)}, "
+                "expected epoch and position"
+            )
+        epoch, position = int(state["epoch"]), int(state["position"])
+        if epoch < 0 or not 0 <= position <= len(self._dataset):
+            raise CheckpointError(
+                f"stream {self._name!r}: epoch {epoch}, position {position} does not fit "
+                f"{len(self._dataset)} samples; was the data set changed?"
+            )
+        self._cancel_ahead()
+        self._epoch, self._position = epoch, position
+
+    def close(self) -> None:
+        """Ends the threads; the stream can be used again afterwards."""
+        self._cancel_ahead()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def _next_prefetched(self) -> Batch:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._prefetch, thread_name_prefix=self._name)
+        start = self._ahead[-1][0] if self._ahead else (self._epoch, self._position)
+        while len(self._ahead) <= self._prefetch:
+            places, start = self._plan(*start)
+            futures = [self._pool.submit(self._make, *place) for place in places]
+            self._ahead.append((start, futures))
+        after, futures = self._ahead.popleft()
+        batch = self._collate([future.result() for future in futures])
+        self._epoch, self._position = after
+        return batch
+
+    def _cancel_ahead(self) -> None:
+        for _, futures in self._ahead:
+            for future in futures:
+                future.cancel()
+        self._ahead.clear()
+
+    def _plan(self, epoch: int, position: int) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+        """(epoch, index) of each sample of this rank's batch, and where the next batch starts."""
+        count, whole = len(self._dataset), self._batch_size * self._world_size
+        if whole <= count and position + whole > count:
+            epoch, position = epoch + 1, 0
+        places = []
+        for k in range(self._batch_size):
+            step, offset = divmod(position + self._rank * self._batch_size + k, count)
+            places.append((epoch + step, self._order(epoch + step)[offset]))
+        steps, position = divmod(position + whole, count)
+        # The end of an epoch is the start of the next one; both name the same place.
+        return places, (epoch + steps, position)
+
+    def _order(self, epoch: int) -> list[int]:
+        if epoch not in self._orders:
+            generator = named_generator(self._seed, self._name, "order", epoch)
+            self._orders[epoch] = torch.randperm(len(self._dataset), generator=generator).tolist()
+            for old in [e for e in self._orders if e < epoch - self._batch_size - 1]:
+                del self._orders[old]
+        return self._orders[epoch]
+
+    def _make(self, epoch: int, index: int) -> Sample:
+        generator = named_generator(self._seed, self._name, "augment", epoch, index)
+        return self._transform(self._dataset[index], generator)
+
+
+class CountStream:
+    """The numbers 0, 1, 2, ...: for learners that fetch their own data."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __iter__(self) -> CountStream:
+        """The stream itself."""
+        return self
+
+    def __next__(self) -> int:
+        """The next number."""
+        self._count += 1
+        return self._count - 1
+
+    def state_dict(self) -> dict[str, int]:
+        """The next number."""
+        return {"count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Continues at a number.
+
+        Raises:
+            CheckpointError: other keys or a negative number.
+        """
+        if set(state) != {"count"} or int(state["count"]) < 0:
+            raise CheckpointError(f"state of a count stream is {dict(state)}, expected count >= 0")
+        self._count = int(state["count"])
+
+
+def unchanged(sample: Sample, generator: torch.Generator) -> Sample:
+    """The sample as it is: the transform of streams without augmentation."""
+    return sample

@@ -1,0 +1,172 @@
+"""Files read with limits and written as a whole: TOML and JSON, and errors that name the place."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rlseg.errors import ConfigError, RlsegError
+
+MAX_JSON_BYTES = 2**31
+"""Largest JSON file read."""
+MAX_JSON_DEPTH = 64
+"""Deepest nesting of lists and tables in JSON and TOML, counted before parsing."""
+MAX_TOML_BYTES = 2**24
+"""Largest TOML file read; a recipe is a page of text."""
+
+_JSON_TOKENS = re.compile(r'"(?:\\.|[^"\\])*"|[\[\]{}]', re.DOTALL)
+_TOML_TOKENS = re.compile(
+    r'"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}]',
+    re.DOTALL,
+)
+
+
+def _depth(text: str, tokens: re.Pattern[str]) -> int:
+    depth = deepest = 0
+    for token in tokens.finditer(text):
+        if token[0] in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token[0] in "]}":
+            depth -= 1
+    return deepest
+
+
+def _read_text(path: Path, error_type: type[RlsegError], max_bytes: int) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(max_bytes + 1)
+    except OSError as error:
+        raise error_type(f"{path}: cannot be read: {error.strerror or error}") from error
+    if len(raw) > max_bytes:
+        raise error_type(f"{path}: larger than {max_bytes} bytes; not read")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise error_type(
+            f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"
+        ) from error
+
+
+def load_toml(path: Path, *, max_bytes: int = MAX_TOML_BYTES) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        ConfigError: unreadable, too large, nested too deeply, or not TOML; names file and line.
+    """
+    text = _read_text(path, ConfigError, max_bytes)
+    if _depth(text, _TOML_TOKENS) > MAX_JSON_DEPTH:
+        raise ConfigError(f"{path}: nested deeper than {MAX_JSON_DEPTH} levels")
+    try:
+        values = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    if _nesting(values) > MAX_JSON_DEPTH:  # dotted keys nest without brackets
+        raise ConfigError(f"{path}: nested deeper than {MAX_JSON_DEPTH} levels")
+    return values
+
+
+def _nesting(value: object) -> int:
+    depth, level = 0, [value]
+    while level:
+        inner: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(item.values())
+            elif isinstance(item, list):
+                inner.extend(item)
+        depth, level = depth + 1, inner
+    return depth - 1
+
+
+def load_json(
+    path: Path,
+    *,
+    error_type: type[RlsegError] = ConfigError,
+    max_bytes: int = MAX_JSON_BYTES,
+    max_depth: int = MAX_JSON_DEPTH,
+) -> Any:
+    """The content of a JSON file: no NaN or Infinity, no key twice in one object.
+
+    Args:
+        path: UTF-8, with or without byte order mark.
+        error_type: what to raise.
+        max_bytes: larger files are refused before they are read as a whole.
+        max_depth: deeper nesting is refused before parsing.
+
+    Raises:
+        RlsegError: of `error_type`; unreadable, too large, too deep, or not JSON.
+    """
+    text = _read_text(path, error_type, max_bytes)
+    if _depth(text, _JSON_TOKENS) > max_depth:
+        raise error_type(f"{path}: nested deeper than {max_depth} levels")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"key {twice!r} appears twice in one object")
+        return found
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not a number that JSON knows")
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    except ValueError as error:
+        raise error_type(f"{path}: not JSON: {error}") from error
+
+
+def parse_value(text: str) -> object:
+    """A value as TOML reads it; what is not TOML (a bare word) is a text."""
+    try:
+        parsed = tomllib.loads(f"value = {text}") if _depth(text, _TOML_TOKENS) < 64 else {}
+    except tomllib.TOMLDecodeError:
+        return text
+    value = parsed.get("value")
+    plain = isinstance(value, (bool, int, float, str, list, dict))
+    return value if plain and len(parsed) == 1 else text
+
+
+def output_folder(path: Path) -> Path:
+    """The folder, made if absent.
+
+    Raises:
+        ConfigError: it is a file, or cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise ConfigError(f"{path} is a file; choose another output folder") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be made: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path}: not writable; choose another output folder")
+    return path
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file under another name first, so that no half-written file is ever seen.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = content.encode("utf-8") if isinstance(content, str) else content
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def as_json(value: object) -> str:
+    """Indented JSON text that ends with a newline; NaN and Infinity are refused."""
+    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"

@@ -1,0 +1,287 @@
+"""A predictor over image files: label maps, overlays and a table of instances."""
+
+from __future__ import annotations
+
+import csv
+import io
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+
+from rlseg import figures
+from rlseg.data.images import read_image
+from rlseg.errors import (
+    ConfigError,
+    DatasetNotFoundError,
+    ShapeError,
+    WorkerError,
+)
+from rlseg.files import output_folder, write_whole
+from rlseg.prediction import Prediction, Predictor
+from rlseg.runs import open_run
+
+__all__ = ["Output", "encode_labels", "find_images", "open_run", "predict_files"]
+
+SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+"""Files of a folder that count as images."""
+Format = Literal["tif", "png", "npz"]
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where and how predictions are written."""
+
+    folder: Path
+    format: Format = "tif"
+    overlay: bool = False
+    """Also write `<stem>.overlay.png`."""
+
+
+Row = dict[str, object]
+
+
+def predict_files(
+    run: Path,
+    inputs: Sequence[Path],
+    output: Output,
+    *,
+    checkpoint: str = "best",
+    device: str = "cpu",
+    jobs: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> list[Row]:
+    """Writes a label map per image and `instances.csv`; returns the rows of the latter.
+
+    Every file appears whole or not at all, and the first bad image ends the work with its error;
+    label maps of the images before it stay.
+
+    Args:
+        run: as in `open_run`.
+        inputs: image files, and folders of which all images are taken.
+        output: folder, file format, overlays.
+        checkpoint: as in `open_run`.
+        device: as in `open_run`.
+        jobs: processes that share the files.
+        progress: called with the number of images done.
+
+    Raises:
+        RlsegError: no images, a bad one, two of one name, or a run that cannot be opened.
+    """
+    images = find_images(inputs)
+    _check_targets(images, output)
+    arguments = (run, checkpoint, device)
+    report = progress or (lambda done: None)
+    if jobs == 1 or len(images) == 1:
+        predictor = open_run(run, checkpoint=checkpoint, device=device).predictor
+        output_folder(output.folder)
+        rows = []
+        for number, path in enumerate(images, start=1):
+            rows.append(predict_file(predictor, path, output))
+            report(number)
+    else:
+        output_folder(output.folder)
+        rows = _predict_parallel(images, output, arguments, min(jobs, len(images)), report)
+    found = [row for part in rows for row in part]
+    write_whole(output.folder / "instances.csv", _csv(found))
+    return found
+
+
+def find_images(inputs: Iterable[Path]) -> list[Path]:
+    """The image files that are named or lie directly in the named folders, in order.
+
+    Raises:
+        DatasetNotFoundError: a path is not there, or a folder holds no images.
+    """
+    images: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not found:
+                raise DatasetNotFoundError(
+                    f"{path} holds no images; looked for {', '.join(SUFFIXES)}"
+                )
+            images += found
+        elif path.exists():
+            images.append(path)
+        else:
+            raise DatasetNotFoundError(f"{path}: no such file or folder")
+    return list(dict.fromkeys(images))
+
+
+def _check_targets(images: Sequence[Path], output: Output) -> None:
+    owner: dict[str, Path] = {}
+    for path in images:
+        other = owner.setdefault(path.stem, path)
+        if other != path:
+            raise ConfigError(
+                f"{other} and {path} would both be written to {path.stem}.{output.format}; "
+                "predict them into two folders"
+            )
+    sources = {path.resolve() for path in images}
+    for path in images:
+        for target in _targets(path, output):
+            if target.resolve() in sources:
+                raise ConfigError(f"{target} is an input and would be overwritten; change --out")
+
+
+def _targets(path: Path, output: Output) -> list[Path]:
+    names = [f"{path.stem}.{output.format}"]
+    if output.overlay:
+        names.append(f"{path.stem}.overlay.png")
+    return [output.folder / name for name in names]
+
+
+def predict_file(predictor: Predictor, path: Path, output: Output) -> list[Row]:
+    """Writes the files of one image; returns its rows of `instances.csv`.
+
+    Raises:
+        RlsegError: an image that cannot be read or used.
+    """
+    image = read_image(path, channels=predictor.in_channels)
+    if image.ndim != predictor.ndim + 1:
+        raise ShapeError(
+            f"{path} has {image.ndim - 1} space axes ({list(image.shape[1:])}); the run predicts "
+            f"{predictor.ndim}-D images"
+        )
+    prediction = predictor(image[None])
+    labels = prediction.labels[0].cpu()
+    if labels.shape != image.shape[1:]:
+        raise ShapeError(
+            f"{path}: labels are {list(labels.shape)} for an image of {list(image.shape[1:])}; "
+            "the predictor must return the size it was given"
+        )
+    targets = _targets(path, output)
+    write_whole(targets[0], encode_labels(labels, output.format, str(targets[0])))
+    if output.overlay:
+        picture, map_ = (image, labels) if image.ndim == 3 else map(figures.flat, (image, labels))
+        write_whole(targets[1], figures.png(figures.overlay(picture, map_)))
+    return instance_rows(path, prediction) if predictor.task == "instance" else []
+
+
+def encode_labels(labels: Tensor, kind: Format, where: str) -> bytes:
+    """A label map as the content of a file, ids unchanged.
+
+    Args:
+        labels: int64 [*S], not negative.
+        kind: `tif`: 16 bits, 32 where an id needs them, one page per plane; `png`: 16 bits; `npz`:
+            array `labels` of the smallest unsigned type.
+        where: target, for messages.
+
+    Raises:
+        ConfigError: ids or axes that the format cannot hold; names one that can.
+    """
+    array = labels.numpy()
+    largest = int(array.max(initial=0))
+    buffer = io.BytesIO()
+    if kind == "npz":
+        np.savez_compressed(buffer, labels=array.astype(np.min_scalar_type(largest)))
+        return buffer.getvalue()
+    if kind == "png" and (largest > 0xFFFF or array.ndim != 2):
+        what = f"id {largest}" if array.ndim == 2 else f"{array.ndim} axes"
+        raise ConfigError(f"{where}: PNG has 16 bits and 2 axes, got {what}; use --format tif")
+    if largest > 0x7FFFFFFF:
+        raise ConfigError(f"{where}: TIFF ids end at {0x7FFFFFFF}, got {largest}; use --format npz")
+    planes = array if array.ndim == 3 else array[None]
+    type_ = np.uint16 if largest <= 0xFFFF else np.int32
+    pages = [Image.fromarray(np.ascontiguousarray(plane.astype(type_))) for plane in planes]
+    if kind == "png":
+        pages[0].save(buffer, format="PNG")
+    else:
+        compression = {"compression": "tiff_adobe_deflate"}
+        pages[0].save(buffer, format="TIFF", save_all=True, append_images=pages[1:], **compression)
+    return buffer.getvalue()
+
+
+def instance_rows(path: Path, prediction: Prediction) -> list[Row]:
+    """One row per instance of the first image: file, id, area, centroid, box, score if any.
+
+    Coordinates are pixels from 0; a box holds its `min` and ends before its `max`.
+    """
+    labels: Array = prediction.labels[0].cpu().numpy()
+    axes = "zyx"[3 - labels.ndim :]
+    rows: list[Row] = []
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is None:
+            continue
+        inside = np.nonzero(labels[box] == label)
+        row: Row = {"file": path.name, "id": label, "area": len(inside[0])}
+        for axis, part, where in zip(axes, box, inside, strict=True):
+            row[f"centroid_{axis}"] = round(float(where.mean()) + part.start, 3)
+        row |= {f"min_{axis}": part.start for axis, part in zip(axes, box, strict=True)}
+        row |= {f"max_{axis}": part.stop for axis, part in zip(axes, box, strict=True)}
+        if prediction.scores is not None:
+            row["score"] = round(float(prediction.scores[0][label - 1]), 6)
+        rows.append(row)
+    return rows
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    columns = list(dict.fromkeys(key for row in rows for key in row)) or ["file", "id", "area"]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+# Several processes
+
+_worker: dict[str, Predictor] = {}
+
+
+def _start_worker(run: Path, checkpoint: str, device: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _worker["predictor"] = open_run(run, checkpoint=checkpoint, device=device).predictor
+
+
+def _work(path: Path, output: Output) -> list[Row]:
+    return predict_file(_worker["predictor"], path, output)
+
+
+def _predict_parallel(
+    images: Sequence[Path],
+    output: Output,
+    arguments: tuple[Path, str, str],
+    jobs: int,
+    report: Callable[[int], None],
+) -> list[list[Row]]:
+    open_run(arguments[0], checkpoint=arguments[1])  # its errors, before processes start
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(
+        jobs,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(*arguments, threads),
+    ) as pool:
+        order: dict[Future[list[Row]], int] = {
+            pool.submit(_work, path, output): i for i, path in enumerate(images)
+        }
+        waiting = set(order)
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                error = future.exception()
+                if error is not None:
+                    pool.shutdown(wait=True, cancel_futures=True)
+                    raise _of_worker(error) from error
+            report(len(order) - len(waiting))
+        return [future.result() for future in order]
+
+
+def _of_worker(error: BaseException) -> BaseException:
+    if isinstance(error, BrokenProcessPool):
+        return WorkerError("a prediction process died, perhaps for lack of memory; lower --jobs")
+    return error

@@ -1,0 +1,171 @@
+import pytest
+import torch
+from torch import nn
+
+from rlseg.errors import ConfigError, DivergenceError
+from rlseg.train.runtime import DivergenceWatch, Runtime, derive_seed, make_runtime, step_unless
+
+
+@pytest.fixture
+def runtime() -> Runtime:
+    return Runtime(device=torch.device("cpu"), precision="fp32", seed=3)
+
+
+def linear(seed: int = 0) -> nn.Linear:
+    torch.manual_seed(seed)
+    return nn.Linear(3, 2)
+
+
+def test_generator_same_name_same_numbers(runtime: Runtime) -> None:
+    first = torch.rand(5, generator=runtime.generator("augment", 1, 2))
+    assert torch.equal(first, torch.rand(5, generator=runtime.generator("augment", 1, 2)))
+    for other in (("augment", 1, 3), ("augment", 12), ("augment", "1", 2), ()):
+        assert not torch.equal(first, torch.rand(5, generator=runtime.generator(*other)))
+    changed = Runtime(device=runtime.device, precision="fp32", seed=4)
+    assert not torch.equal(first, torch.rand(5, generator=changed.generator("augment", 1, 2)))
+
+
+def test_derived_seed_is_stable_across_versions() -> None:
+    # A change of this number changes every run: first 8 bytes of SHA-256 of '[0,"a",1]', halved.
+    import hashlib
+
+    expected = int.from_bytes(hashlib.sha256(b'[0,"a",1]').digest()[:8], "little") // 2
+    assert derive_seed(0, "a", 1) == expected
+
+
+def test_global_generators_are_seeded(runtime: Runtime) -> None:
+    import random
+
+    import numpy as np
+
+    draws = []
+    for _ in range(2):
+        runtime.seed_everything("stage", 0)
+        draws.append((float(torch.rand(())), random.random(), float(np.random.rand())))  # noqa: NPY002
+    assert draws[0] == draws[1]
+
+
+def test_update_is_plain_gradient_descent(runtime: Runtime) -> None:
+    layer, x = linear(), torch.randn(4, 3)
+    before = layer.weight.detach().clone()
+    loss = layer(x).square().mean()
+    (gradient, bias_gradient) = torch.autograd.grad(loss, [layer.weight, layer.bias])
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
+    layer.weight.grad = torch.ones_like(layer.weight)  # a stale gradient must not count
+    norm = runtime.update(layer(x).square().mean(), optimizer)
+    assert torch.allclose(layer.weight, before - 0.5 * gradient)
+    assert norm == pytest.approx(
+        float((gradient.square().sum() + bias_gradient.square().sum()).sqrt())
+    )
+
+
+def test_update_with_count_divides_the_sum(runtime: Runtime) -> None:
+    x = torch.randn(4, 3)
+    layers = [linear(), linear()]
+    optimizers = [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in layers]
+    runtime.update(layers[0](x).square().mean(), optimizers[0])
+    runtime.update(layers[1](x).square().sum(), optimizers[1], count=torch.tensor(8))
+    assert torch.allclose(layers[0].weight, layers[1].weight)
+    before = layers[1].weight.detach().clone()
+    runtime.update(layers[1](x[:0]).sum(), optimizers[1], count=torch.tensor(0))
+    assert torch.equal(layers[1].weight, before)
+
+
+def test_clipping(runtime: Runtime) -> None:
+    layer = linear()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    before = torch.cat([p.detach().reshape(-1).clone() for p in layer.parameters()])
+    norm = runtime.update(100 * layer(torch.ones(1, 3)).sum(), optimizer, max_norm=0.5)
+    moved = before - torch.cat([p.detach().reshape(-1) for p in layer.parameters()])
+    assert float(moved.norm()) == pytest.approx(0.5, rel=1e-4)
+    assert float(norm) == pytest.approx(100 * 8**0.5, rel=1e-5)
+    before = layer.weight.detach().clone()
+    runtime.update(100 * layer(torch.ones(1, 3)).sum(), optimizer, max_value=0.25)
+    assert torch.allclose(before - layer.weight, torch.full((2, 3), 0.25), atol=1e-6)
+
+
+def test_apply_steps_several_optimizers_with_a_shared_parameter_once_each(runtime: Runtime) -> None:
+    a, b = linear(0), linear(1)
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (a, b)]
+    (a(torch.ones(1, 3)).sum() + 2 * b(torch.ones(1, 3)).sum()).backward()
+    norm = runtime.apply(*optimizers)
+    assert float(norm) == pytest.approx((8 * 1 + 8 * 4) ** 0.5)
+
+
+@pytest.mark.parametrize("kind", ["nan loss", "inf loss", "inf gradient", "nan weight"])
+def test_fault_t1_non_finite_is_found_before_the_optimizer_moves(
+    runtime: Runtime, kind: str
+) -> None:
+    layer, idle = linear(), linear()
+    optimizer = torch.optim.Adam([*layer.parameters(), *idle.parameters()], lr=0.1)
+    loss = layer(torch.ones(1, 3)).sum()
+    if kind == "nan weight":
+        with torch.no_grad():
+            idle.weight[0, 0] = float("nan")
+    elif kind == "inf gradient":
+        loss = loss + (layer.weight[0, 0] - layer.weight[0, 0].detach()).sqrt()
+    else:
+        loss = loss + float(kind.split()[0])
+    before = layer.weight.detach().clone()
+    with pytest.raises(DivergenceError):
+        runtime.update(loss, optimizer)
+    assert torch.equal(layer.weight, before)
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "RMSprop", "fused"])
+def test_fault_t5_step_is_skipped_without_reading_the_flag(name: str) -> None:
+    layer = linear()
+    if name == "fused":
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(layer.parameters(), lr=0.1, fused=True)
+    else:
+        optimizer = getattr(torch.optim, name)(layer.parameters(), lr=0.1, weight_decay=0.1)
+    reference, watch = linear(), DivergenceWatch()
+    twin = type(optimizer)(reference.parameters(), **optimizer.defaults)
+    for step in range(4):
+        good = torch.tensor(step != 2)
+        for module in (layer, reference):
+            module.zero_grad()
+            module(torch.ones(1, 3)).square().sum().backward()
+        if step < 2:
+            twin.step()
+        if not good:
+            layer.weight.grad = torch.full_like(layer.weight, float("nan"))
+        step_unless(watch.observe(~good), [optimizer])
+        if step < 2:
+            watch.check()
+    # Steps 1 and 2 moved the weights; the bad third and all after it did not.
+    assert torch.equal(layer.weight, reference.weight)
+    assert all(bool(torch.isfinite(v).all()) for s in optimizer.state.values() for v in s.values())
+    with pytest.raises(DivergenceError):
+        watch.check()
+    assert watch.first_bad == 3
+
+
+def test_make_runtime_refuses_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert make_runtime("auto").device.type == "cpu"
+    for wrong in ("cuda", "cuda:0", "tpu", "cuda:x", "cpu:1"):
+        with pytest.raises(ConfigError, match="device"):
+            make_runtime(wrong)
+    with pytest.raises(ConfigError, match="precision"):
+        make_runtime("cpu", precision="fp16")
+    with pytest.raises(ConfigError, match="threads"):
+        make_runtime("cpu", threads=0)
+    with pytest.raises(ConfigError, match="seed"):
+        make_runtime("cpu", seed=-1)
+
+
+def test_bf16_autocast() -> None:
+    runtime = Runtime(device=torch.device("cpu"), precision="bf16", seed=0)
+    with runtime.autocast():
+        assert linear()(torch.ones(1, 3)).dtype == torch.bfloat16
+
+
+def test_one_process_needs_no_communication(runtime: Runtime) -> None:
+    x = torch.arange(3)
+    total = runtime.sum(x)
+    total += 1
+    assert x.tolist() == [0, 1, 2]
+    assert runtime.any(True, False) == (True, False)
+    runtime.share(linear())
