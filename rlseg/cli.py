@@ -122,7 +122,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Any]:
         epilog="examples:\n  rlseg quickstart\n  rlseg train --method colorrl --dataset cells",
     )
     parser.add_argument("--version", action="version", version=f"rlseg {__version__}")
-    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", prog="rlseg")
     if verb is None:
         for name, line in VERBS.items():
             subparsers.add_parser(name, help=line, add_help=False)

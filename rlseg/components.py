@@ -86,6 +86,8 @@ def expand_labels(labels: Maps, distance: float) -> Maps:
 
 
 def _components(image: NDArray[Any]) -> NDArray[np.int64]:
+    if image.size == 0:
+        return image.astype(np.int64)
     if image.dtype == np.bool_:
         image = image.astype(np.uint8)
     if image.dtype.kind == "u" and image.dtype.itemsize == 8:
@@ -98,15 +100,15 @@ def _components(image: NDArray[Any]) -> NDArray[np.int64]:
 def _large(image: NDArray[Any], min_size: int) -> NDArray[np.int64]:
     if image.size == 0:
         return image.astype(np.int64)
+    if int(image.min()) < 0:
+        raise ShapeError(f"labels hold {int(image.min())}; label maps have no negative values")
     keep = np.bincount(image.ravel()) >= max(min_size, 1)
     keep[0] = False
     number = np.where(keep, np.cumsum(keep), 0)
     return np.asarray(number[image], dtype=np.int64)
 
 
-def _each(
-    maps: Any, function: Callable[[NDArray[Any]], NDArray[np.int64]], what: str
-) -> Any:
+def _each(maps: Maps, function: Callable[[NDArray[Any]], NDArray[np.int64]], what: str) -> Maps:
     """`function` of every image of the batch, in the kind of the input."""
     array = maps.detach().cpu().numpy() if isinstance(maps, Tensor) else np.asarray(maps)
     if array.dtype.kind not in "iub":
@@ -119,4 +121,6 @@ def _each(
     result = np.empty(array.shape, dtype=np.int64)
     for index, image in enumerate(array):
         result[index] = function(image)
-    return torch.from_numpy(result).to(maps.device) if isinstance(maps, Tensor) else result
+    if isinstance(maps, Tensor):
+        return torch.from_numpy(result).to(maps.device)
+    return result

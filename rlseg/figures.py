@@ -255,6 +255,28 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes | None:
         return _figure_png(figure)
 
 
+def lines(
+    groups: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]], across: str, up: str
+) -> bytes:
+    """One chart; every group has a colour and may have several lines.
+
+    Args:
+        groups: name -> lines (x, y).
+        across: label of x.
+        up: label of y.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.0), dpi=140, layout="constrained")
+        chart = figure.subplots()
+        for color, (name, members) in zip(_cycle(len(groups)), groups.items(), strict=True):
+            for number, (x, y) in enumerate(members):
+                label = name if number == 0 else None
+                chart.plot(x, y, color=color, linewidth=1.3, marker="o", ms=2.5, label=label)
+        chart.set(xlabel=across, ylabel=up)
+        figure.legend(loc="outside upper center", ncols=min(3, len(groups)))
+        return _figure_png(figure)
+
+
 def _cycle(count: int) -> list[str]:
     return [LINES[i % len(LINES)] for i in range(count)]
 

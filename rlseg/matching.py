@@ -90,12 +90,14 @@ def match_at(iou: Any, threshold: float) -> Any:
 
 
 def _checked(score: Tensor | NDArray[Any]) -> NDArray[np.float64]:
-    raw = score.detach().cpu() if isinstance(score, Tensor) else np.asarray(score)
-    array = (raw.double().numpy() if not raw.is_complex() else None) if isinstance(
-        raw, Tensor
-    ) else raw
-    if array is None or array.dtype.kind not in "fiub":
-        raise ShapeError(f"scores have dtype {score.dtype}; expected real numbers")
+    if isinstance(score, Tensor):
+        # numpy knows neither bfloat16 nor a device.
+        plain = score.detach().cpu()
+        array = plain.numpy() if plain.is_complex() else plain.double().numpy()
+    else:
+        array = np.asarray(score)
+    if array.dtype.kind not in "fiub":
+        raise ShapeError(f"scores have dtype {array.dtype}; expected real numbers")
     if array.ndim != 2:
         raise ShapeError(f"scores have shape {list(array.shape)}; expected [M, N]")
     values = array.astype(np.float64)

@@ -20,7 +20,6 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from rlseg import figures
 from rlseg.data.images import read_image
 from rlseg.errors import (
     ConfigError,
@@ -28,7 +27,8 @@ from rlseg.errors import (
     ShapeError,
     WorkerError,
 )
-from rlseg.files import output_folder, write_whole
+from rlseg.files import as_json, output_folder, write_whole
+from rlseg.labelfiles import SCORES_ENDING
 from rlseg.prediction import Prediction, Predictor
 from rlseg.runs import open_run
 
@@ -166,9 +166,17 @@ def predict_file(predictor: Predictor, path: Path, output: Output) -> list[Row]:
     targets = _targets(path, output)
     write_whole(targets[0], encode_labels(labels, output.format, str(targets[0])))
     if output.overlay:
+        from rlseg import figures  # matplotlib: slow to import
+
         picture, map_ = (image, labels) if image.ndim == 3 else map(figures.flat, (image, labels))
         write_whole(targets[1], figures.png(figures.overlay(picture, map_)))
-    return instance_rows(path, prediction) if predictor.task == "instance" else []
+    if predictor.task != "instance":
+        return []
+    rows = instance_rows(path, prediction)
+    if prediction.scores is not None:  # `rlseg evaluate --ap-score file` reads them
+        scores = {str(row["id"]): row["score"] for row in rows}
+        write_whole(output.folder / f"{path.stem}{SCORES_ENDING}", as_json(scores))
+    return rows
 
 
 def encode_labels(labels: Tensor, kind: Format, where: str) -> bytes:

@@ -71,7 +71,7 @@ def write_report(
         runs: run folders; the first one gives data and examples.
         out: HTML file.
         title: None: from method and data set.
-        sections: shown after the scores.
+        sections: shown first.
         split: of the examples; None: the first of test, valid, train that there is.
         examples: number of images; 0: none, and nothing is predicted.
         device: for the predictions.
@@ -86,7 +86,7 @@ def write_report(
     pictures = _Pictures(keep=loaded[0].folder / "figures" if len(loaded) == 1 else None)
     main = loaded[0].record
     heading = title or f"{main.method} on {main.dataset}"
-    parts = [_scores(loaded), *(_section(section, pictures) for section in sections)]
+    parts = [*(_section(section, pictures) for section in sections), _scores(loaded)]
     curves = figures.curves({run.name: run.scalars for run in loaded})
     if curves is not None:
         note = "Thin lines are logged values, thick lines their running mean."
@@ -205,7 +205,7 @@ def _scores(runs: Sequence[_Run]) -> str:
             table[run.name] = numbers
             places.append(f"{run.scores.get('stage', '?')}, step {run.scores.get('step', '?')}")
     if not table:
-        return _part("Scores", "<p>The run has not been evaluated yet.</p>")
+        return _part("Scores in training", "<p>The run has not been evaluated yet.</p>")
     note = "Last evaluation on held-out data: " + "; ".join(dict.fromkeys(places)) + "."
     if len(table) == 1:
         (numbers,) = table.values()
@@ -213,8 +213,8 @@ def _scores(runs: Sequence[_Run]) -> str:
             f'<div class="card"><b>{html.escape(shown(v))}</b><span>{html.escape(k)}</span></div>'
             for k, v in numbers.items()
         )
-        return _part("Scores", f'<div class="cards">{cards}</div>', note)
-    return _part("Scores", table_html(table), note)
+        return _part("Scores in training", f'<div class="cards">{cards}</div>', note)
+    return _part("Scores in training", table_html(table), note)
 
 
 def _examples(

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rlseg.data.base import Splits
     from rlseg.data.statistics import SplitStatistics
 
@@ -245,7 +247,7 @@ def _overview(parts: Mapping[str, Any]) -> bytes:
 
     rows = []
     for split, part in parts.items():
-        row = {}
+        row: dict[str, Tensor] = {}
         for index in range(min(PICTURED, len(part))):
             sample = part[index]
             image, labels = sample.image, sample.labels

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -54,8 +54,7 @@ def read_image(
         CorruptDatasetError: unreadable, damaged, too large, or of an unusable mode.
     """
     with _opened(path, max_pixels) as image:
-        orientation = int(image.getexif().get(EXIF_ORIENTATION, 1))
-        planes = [_picture_plane(frame, path, channels) for frame in _frames(image)]
+        planes, orientation = _planes(image, lambda frame: _picture_plane(frame, path, channels))
     stack = _stack(planes, path)  # [D, H, W, C]
     if orientation != 1:
         stack = _oriented(stack, orientation, path)
@@ -63,11 +62,17 @@ def read_image(
     return picture[:, 0] if len(planes) == 1 else picture
 
 
-def read_label_array(path: Path, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Array:
+def read_label_array(
+    path: Path,
+    *,
+    encoding: Literal["ids", "rgb24"] = "ids",
+    max_pixels: int = MAX_IMAGE_PIXELS,
+) -> Array:
     """The ids of a label image as the file holds them: no scaling, no renumbering.
 
     Args:
         path: PNG or TIFF with one channel: 1, 8, 16 or 32 bits, or a palette (indices are ids).
+        encoding: "rgb24": the id is R + 256 G + 65536 B of an 8-bit colour image.
         max_pixels: largest width x height x frames.
 
     Returns:
@@ -78,11 +83,12 @@ def read_label_array(path: Path, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Array
         CorruptDatasetError: unreadable, damaged, too large, coloured, or rotated by EXIF.
     """
     with _opened(path, max_pixels) as image:
-        if int(image.getexif().get(EXIF_ORIENTATION, 1)) != 1:
-            raise CorruptDatasetError(
-                f"{path}: a label image with an EXIF orientation; store it upright, without the tag"
-            )
-        planes = [_label_plane(frame, path) for frame in _frames(image)]
+        convert = _label_plane if encoding == "ids" else _rgb24_plane
+        planes, orientation = _planes(image, lambda frame: convert(frame, path))
+    if orientation != 1:
+        raise CorruptDatasetError(
+            f"{path}: a label image with an EXIF orientation; store it upright, without the tag"
+        )
     stack = _stack(planes, path)
     return stack[0] if len(planes) == 1 else stack
 
@@ -107,7 +113,7 @@ def check_same_size(image: Tensor, labels: Tensor, image_where: str, labels_wher
     """
     if tuple(image.shape[1:]) != tuple(labels.shape):
         raise CorruptDatasetError(
-            f"{image_where} is {_sides(image.shape[1:])} but {labels_where} is "
+            f"{image_where}: size {_sides(image.shape[1:])} differs from {labels_where}, size "
             f"{_sides(labels.shape)}; image and labels must have the same size (rows x columns)"
         )
 
@@ -173,10 +179,17 @@ def _check_pixels(pixels: int, path: Path, max_pixels: int) -> None:
         )
 
 
-def _frames(image: Image.Image) -> Iterator[Image.Image]:
+def _planes(image: Image.Image, convert: Callable[[Image.Image], Array]) -> tuple[list[Array], int]:
+    """Every frame, converted, and the EXIF orientation of the first one."""
+    planes: list[Array] = []
+    orientation = 1
     for index in range(int(getattr(image, "n_frames", 1))):
         image.seek(index)
-        yield image
+        planes.append(convert(image))
+        if index == 0:
+            # After the conversion: asking for EXIF decodes the frame and forgets its bit depth.
+            orientation = int(image.getexif().get(EXIF_ORIENTATION, 1))
+    return planes, orientation
 
 
 def _stack(planes: list[Array], path: Path) -> Array:
@@ -201,13 +214,29 @@ def _label_plane(frame: Image.Image, path: Path) -> Array:
     if frame.mode not in (*GREY_MODES, "P"):
         raise CorruptDatasetError(
             f"{path}: labels in colour (mode {frame.mode}); label images have one channel of ids: "
-            "convert them, or decode the colours to ids first"
+            "convert them, or, if colours are ids of 24 bits, use --label-encoding rgb24"
         )
     # Pillow spreads grey levels of 2 and 4 bits over 0..255; ids must keep their values.
-    raw_mode = str(frame.tile[0][3]) if frame.mode == "L" and frame.tile else ""
+    tile = getattr(frame, "tile", None)
+    raw_mode = str(tile[0][3]) if frame.mode == "L" and tile else ""
     step = 85 if "L;2" in raw_mode else 17 if "L;4" in raw_mode else 1
     plane = _raw_plane(frame)
     return plane if step == 1 else plane // step
+
+
+def _rgb24_plane(frame: Image.Image, path: Path) -> Array:
+    if frame.mode not in ("RGB", "RGBA"):
+        raise CorruptDatasetError(
+            f"{path}: mode {frame.mode}; the encoding rgb24 needs 8-bit RGB or RGBA"
+        )
+    bands = np.asarray(frame).astype(np.uint32)
+    if frame.mode == "RGBA" and (bands[..., 3] != bands[0, 0, 3]).any():
+        raise CorruptDatasetError(
+            f"{path}: alpha varies from {bands[..., 3].min()} to {bands[..., 3].max()}; ids as "
+            "colours need a constant one: save it without alpha"
+        )
+    ids: Array = bands[..., 0] + (bands[..., 1] << 8) + (bands[..., 2] << 16)
+    return ids
 
 
 def _picture_plane(frame: Image.Image, path: Path, channels: int | None) -> Array:

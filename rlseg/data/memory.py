@@ -34,7 +34,7 @@ def _pack_image(image: Tensor) -> tuple[Tensor, int]:
         whole = (image * scale).round()
         if torch.equal(whole / scale, image):
             return whole.to(torch.int32).to(dtype), scale
-    return image, 0
+    return image.clone(), 0
 
 
 def _pack(sample: InstanceSample) -> _Packed:
@@ -44,8 +44,8 @@ def _pack(sample: InstanceSample) -> _Packed:
     return _Packed(
         image=image,
         scale=scale,
-        labels=sample.labels.to(dtype),
-        valid=None if bool(sample.valid.all()) else sample.valid,
+        labels=sample.labels.to(dtype, copy=True),
+        valid=None if bool(sample.valid.all()) else sample.valid.clone(),
         name=sample.name,
     )
 

@@ -40,7 +40,7 @@ def neighbour_pairs(labels: Tensor, radius: float) -> tuple[Tensor, Tensor]:
     margin = math.ceil(radius)
     pairs: list[np.ndarray[tuple[int, int], np.dtype[np.int64]]] = []
     distances: list[np.ndarray[tuple[int], np.dtype[np.float64]]] = []
-    for instance, box in enumerate(ndimage.find_objects(ids), start=1):
+    for instance, box in enumerate(ndimage.find_objects(ids) if ids.size else [], start=1):
         if box is None:
             continue
         window = tuple(slice(max(side.start - margin, 0), side.stop + margin) for side in box)

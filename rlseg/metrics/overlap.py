@@ -239,7 +239,7 @@ def _count_dense(pred: NDArray[Any], true: NDArray[Any], columns: int, cells: in
     for p, t in _chunks(pred, true, max(CHUNK_PIXELS, cells)):
         key = p.astype(np.int64)
         key *= columns
-        np.add(key, t, out=key, casting="unsafe")  # uint64 ids are small here
+        key += t.astype(np.int64, copy=False)  # ids are small here, whatever their type
         total += np.bincount(key, minlength=cells)
     found = np.flatnonzero(total)
     rows, cols = np.divmod(found, columns)

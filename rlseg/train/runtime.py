@@ -70,6 +70,11 @@ class DivergenceWatch:
             self.first_bad = first
             raise DivergenceError("the loss, a gradient or a weight is not finite")
 
+    def take(self) -> int | None:
+        """`first_bad`, which is forgotten, so that the runtime can be used again."""
+        first, self.first_bad, self._first = self.first_bad, None, None
+        return first
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -84,6 +89,11 @@ class Runtime:
         default_factory=DivergenceWatch, init=False, repr=False, compare=False
     )
     """Non-finite updates on a GPU; read at the log border and before every save."""
+
+    @property
+    def deferred(self) -> bool:
+        """Whether bad updates are skipped on the device and reported by `watch.check()` only."""
+        return self.device.type != "cpu"
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context in which networks run in the chosen precision; losses belong outside."""
@@ -200,15 +210,15 @@ class Runtime:
         if max_norm is not None:
             clipped = norm if max_value is None else nn.utils.get_total_norm(gradients)
             nn.utils.clip_grads_with_norm_(parameters, max_norm, clipped)
-        if self.device.type == "cpu":
-            if bool(bad):
-                self.watch.first_bad = self.watch.updates + 1
-                raise DivergenceError("the loss, a gradient or a weight is not finite")
-            self.watch.updates += 1
-            for optimizer in optimizers:
-                optimizer.step()
-        else:
+        if self.deferred:
             step_unless(self.watch.observe(bad), optimizers)
+            return norm.float()
+        if bool(bad):
+            self.watch.first_bad = self.watch.updates + 1
+            raise DivergenceError("the loss, a gradient or a weight is not finite")
+        self.watch.updates += 1
+        for optimizer in optimizers:
+            optimizer.step()
         return norm.float()
 
     def _average(

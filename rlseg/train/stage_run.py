@@ -135,7 +135,7 @@ class StageRun:
         self._stopped_by_rule = extra["stopped_by_rule"]
         self._evaluation_due = extra["evaluation_due"]
         self._saved = (self.step, self._evaluation_due)
-        session.seconds_before = extra["seconds"]
+        session.seconds_before = checkpoint.extra["seconds"]
         session.started = time.monotonic()
         if session.runtime.rank == 0 and (last or not self.finished):
             found_lines = session.log.cut(extra["log_lines"])
@@ -154,6 +154,7 @@ class StageRun:
         """
         session, stage = self.session, self.stage
         session.progress.stage(stage.name, stage.steps, self.step)
+        session.runtime.watch.take()
         self._saved_at, self._border = time.monotonic(), (time.monotonic(), self.step)
         end = stage.steps
         if session.max_steps is not None:
@@ -215,7 +216,7 @@ class StageRun:
         session, stage = self.session, self.stage
         self._window.add(scalars)
         self.step = step
-        if session.runtime.device.type == "cpu":
+        if not session.runtime.deferred:
             del self._items[:-1]  # those before are known to be good
         last = step == stage.steps
         if step % session.log_every == 0 or last:
@@ -302,7 +303,9 @@ class StageRun:
         with self._paused():
             state = self.stage.learner.state_dict()
             extra = self._extra()
-            extra["ranks"] = overlays({"learner": state, "trainer": extra}, session.runtime)
+            # Rank 0's clock counts; the others' would only make equal runs differ.
+            shared = {"learner": state, "trainer": {**extra, "seconds": 0.0}}
+            extra["ranks"] = overlays(shared, session.runtime)
             if session.runtime.rank == 0:
                 try:
                     self.store.save(
@@ -358,8 +361,8 @@ class StageRun:
         )
 
     def _diverged(self, error: DivergenceError) -> DivergenceError:
-        session, watch = self.session, self.session.runtime.watch
-        step, names = self._bad_item(watch.first_bad)
+        session = self.session
+        step, names = self._bad_item(session.runtime.watch.take())
         good = None if self._saved is None else self._saved[0]
         if session.runtime.rank == 0:
             record = {

@@ -223,13 +223,15 @@ class WorkerGroup:
             self._collect()
             if self._reports:
                 return self._reports.popleft()
-            self.check()
-            open_pipes = [
-                p for p, w in zip(self._pipes, self._processes, strict=True) if w.is_alive()
-            ]
-            if not open_pipes:
+            pairs = zip(self._pipes, self._processes, strict=True)
+            running = [pipe for pipe, process in pairs if process.is_alive()]
+            self.check()  # after the look at who runs: whoever has ended by then has an exit code
+            if running:
+                connection.wait(running, timeout=0.1)
+                continue
+            self._collect()  # what was sent just before the end
+            if not self._reports:
                 raise WorkerError("all workers have returned, and a report is still awaited")
-            connection.wait(open_pipes, timeout=0.1)
 
     def check(self) -> None:
         """Nothing, if no worker has failed.

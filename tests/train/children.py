@@ -1,9 +1,11 @@
-"""Runs a function in a forked child, which may kill itself, and reads what runs wrote."""
+"""Runs a function in a child process, which may kill itself, and reads what runs wrote."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,17 +16,29 @@ import torch
 
 from rlseg.train.checkpoint import CheckpointStore, stage_stores
 from rlseg.train.progress import is_clock
+from rlseg.train.runtime import Runtime
 from rlseg.train.state_tree import flatten
+from rlseg.train.trainer import Trainer
+from tests.train.toy_method import toy_stages
+
+# The first optimizer imports a thousand modules; children that are forked later have them then.
+torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
+
+RUNTIME = Runtime(device=torch.device("cpu"), precision="fp32", seed=5)
 
 
 def run_in_child(function: Callable[[], object]) -> int:
-    """Exit code of a forked child that called the function; -9 after SIGKILL."""
+    """Exit code of a forked child that called the function; -9 after SIGKILL.
+
+    For functions that compute no gradients: autograd does not survive a fork.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
         code = 1
         try:
+            torch.set_num_threads(1)
             function()
             code = 0
         except BaseException:
@@ -33,6 +47,68 @@ def run_in_child(function: Callable[[], object]) -> int:
             os._exit(code)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
+
+
+def train_toy(
+    folder: Path,
+    *,
+    resume: bool = False,
+    fatal_step: int | None = None,
+    fatal_stage: str | None = None,
+    fatal_between: bool = False,
+    signals: tuple[int, ...] = (signal.SIGKILL,),
+    alarm: float | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> None:
+    """Trains the toy method, and kills its own process where it is told to.
+
+    Args:
+        folder: of the run.
+        resume: go on with it.
+        fatal_step: step of a stage at which the signals are sent.
+        fatal_stage: only in this stage.
+        fatal_between: send them in the code between the stages.
+        signals: what is sent.
+        alarm: seconds until SIGALRM ends the process, wherever it is.
+        checkpoint_seconds: of the trainer.
+    """
+    torch.set_num_threads(1)
+
+    def die() -> None:
+        for number in signals:
+            os.kill(os.getpid(), number)
+
+    def on_step(step: int) -> None:
+        if step == fatal_step and (fatal_stage is None or (folder / fatal_stage).exists()):
+            die()
+
+    if alarm is not None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, alarm)
+    trainer = Trainer(
+        folder,
+        RUNTIME,
+        method="toy",
+        config={},
+        data_digest="",
+        log_every=3,
+        checkpoint_seconds=checkpoint_seconds,
+        quiet=True,
+        tensorboard=False,
+    )
+    between = die if fatal_between else None
+    trainer.run(lambda: toy_stages(RUNTIME, on_step=on_step, between=between), resume=resume)
+
+
+def train_toy_in_child(folder: Path, **arguments: Any) -> int:
+    """Exit code of a process that called `train_toy`; it comes from a server that has torch."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=train_toy, args=(folder,), kwargs=arguments)
+    process.start()
+    process.join(60)
+    assert process.exitcode is not None, "the child hangs"
+    return process.exitcode
 
 
 def scalar_lines(folder: Path) -> list[dict[str, Any]]:

@@ -361,7 +361,7 @@ def test_fault_c4_manifest(store: CheckpointStore, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="malformed"):
         store.load("latest")
     (store.folder / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match="manifest.json"):
+    with pytest.raises(CheckpointError, match=r"manifest\.json"):
         load_checkpoint(path)
 
 
@@ -429,7 +429,7 @@ def test_fuzz_manifest_and_state(store: CheckpointStore) -> None:
     for name in ("manifest.json", "step-1.json"):
         path = store.folder / name
         good = path.read_bytes()
-        for _ in range(300):
+        for _ in range(120):
             data = bytearray(good)
             for place in torch.randint(len(data), (3,), generator=generator).tolist():
                 data[place] = int(torch.randint(256, (), generator=generator))

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -115,13 +117,15 @@ def test_fault_t1_non_finite_is_found_before_the_optimizer_moves(
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW", "RMSprop", "fused"])
 def test_fault_t5_step_is_skipped_without_reading_the_flag(name: str) -> None:
-    layer = linear()
-    if name == "fused":
-        optimizer: torch.optim.Optimizer = torch.optim.Adam(layer.parameters(), lr=0.1, fused=True)
-    else:
-        optimizer = getattr(torch.optim, name)(layer.parameters(), lr=0.1, weight_decay=0.1)
-    reference, watch = linear(), DivergenceWatch()
-    twin = type(optimizer)(reference.parameters(), **optimizer.defaults)
+    def make(module: nn.Module) -> torch.optim.Optimizer:
+        if name == "fused":
+            return torch.optim.Adam(module.parameters(), lr=0.1, fused=True)
+        kind: Any = getattr(torch.optim, name)
+        made: torch.optim.Optimizer = kind(module.parameters(), lr=0.1, weight_decay=0.1)
+        return made
+
+    layer, reference, watch = linear(), linear(), DivergenceWatch()
+    optimizer, twin = make(layer), make(reference)
     for step in range(4):
         good = torch.tensor(step != 2)
         for module in (layer, reference):

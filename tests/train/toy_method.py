@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -84,8 +81,7 @@ class ToyLearner:
         if self.poison == "gradient":  # finite loss, infinite gradient
             return loss + (weight[0, 0] - weight[0, 0].detach()).sqrt()
         if self.poison == "weight":
-            with torch.no_grad():
-                self.target.weight[0, 0] = float("inf")
+            weight.data[0, 0] = float("inf")
         return loss
 
     def evaluate(self, items: Iterable[Batch]) -> dict[str, float]:
@@ -200,9 +196,13 @@ class WorkerLearner:
 
 
 def worker_stages(
-    runtime: Runtime, *, steps: int = 8, on_step: Callable[[int], None] | None = None
+    runtime: Runtime,
+    *,
+    steps: int = 8,
+    count: int = 2,
+    on_step: Callable[[int], None] | None = None,
 ) -> Iterator[Stage[Any]]:
-    learner = WorkerLearner()
+    learner = WorkerLearner(count)
     learner.on_step = on_step
     yield Stage(
         name="workers",
@@ -212,9 +212,3 @@ def worker_stages(
         evaluate_every=3,
         workers=learner.workers,
     )
-
-
-def kill_self() -> None:
-    """Ends this process as `kill -9` does."""
-    os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60)

@@ -1,0 +1,251 @@
+"""`rlseg evaluate`: scores of a run, or of two folders of label maps."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlseg.commands import Ticker, natural, positive_int, say
+
+if TYPE_CHECKING:
+    from rlseg.metrics.image_scores import Settings
+
+RUN_ONLY = ("dataset", "root", "split", "checkpoint", "out", "device")
+FILES_ONLY = (
+    "ignore_id",
+    "missing",
+    "extra",
+    "jobs",
+    "pred_suffix",
+    "true_suffix",
+    "label_encoding",
+)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the verb."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="score a run, or two folders of label maps",
+        usage="rlseg evaluate RUN [options] | rlseg evaluate PRED TRUE [options]",
+        description="RUN: predicts a split of a data set with a trained run and scores it. PRED "
+        "TRUE: scores label maps (png, tif, npy, npz, h5) of one file or folder against those of "
+        "another; files are paired by name without ending. All scores are fractions, VoI is in "
+        "bits; ARAND and VoI are errors.",
+        epilog="examples:\n"
+        "  rlseg evaluate runs/quickstart --split test --json scores.json\n"
+        "  rlseg evaluate predictions/ truth/ --csv per-image.csv\n"
+        "  rlseg evaluate pred.h5:labels true.h5:volumes/labels/neuron_ids --convention cremi",
+    )
+    parser.add_argument(
+        "first", metavar="RUN_or_PRED", help="run folder or checkpoint; or predicted label maps"
+    )
+    parser.add_argument("true", metavar="TRUE", nargs="?", help="true label maps: file or folder")
+    _add_common(parser.add_argument_group("both forms"))
+    _add_run(parser.add_argument_group("RUN"))
+    _add_files(parser.add_argument_group("PRED TRUE"))
+
+
+def _add_common(group: Any) -> None:
+    group.add_argument("--json", metavar="OUT", type=Path, help="write all results as JSON")
+    group.add_argument("--csv", metavar="OUT", type=Path, help="write one line per image")
+    group.add_argument(
+        "--metrics", metavar="A,B", help="only these scores, separated by commas (all)"
+    )
+    group.add_argument(
+        "--convention",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="SCORE=NAME, or a family (cremi, cvppp-2014) for all scores that know it; may be "
+        "given several times; sbd: cvppp-2017, cvppp-2014, paper; count: present, cvppp-2014; "
+        "coverage: rec-attend, colorrl; dsb: stardist, strict; arand: skimage, skimage-all, cremi; "
+        "voi: skimage, cremi; ari: all, foreground",
+    )
+    group.add_argument(
+        "--all-conventions",
+        action="store_true",
+        help="also the scores under every convention, named sbd_paper, arand_cremi ...",
+    )
+    group.add_argument(
+        "--ap-score",
+        choices=("auto", "area", "one", "file"),
+        help="what AP sorts predictions by: pixel area, nothing, or the scores that come with "
+        "them; auto: these scores if there are any, else area (auto)",
+    )
+
+
+def _add_run(group: Any) -> None:
+    group.add_argument("--dataset", metavar="NAME", help="another data set than the run's own")
+    group.add_argument("--root", metavar="DIR", type=Path, help="where the data lie now")
+    group.add_argument("--split", metavar="NAME", help="which part of the data (test)")
+    group.add_argument(
+        "--checkpoint", metavar="WHICH", help="best, latest, previous, or a file (best)"
+    )
+    group.add_argument(
+        "--out", metavar="DIR", type=Path, help="also write <name>.tif and <name>.overlay.png"
+    )
+    group.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:<i> (auto)")
+
+
+def _add_files(group: Any) -> None:
+    group.add_argument(
+        "--ignore-id", metavar="N", type=natural, help="pixels with this true id do not count"
+    )
+    group.add_argument(
+        "--missing", choices=("error", "empty"), help="truth without prediction (error)"
+    )
+    group.add_argument(
+        "--extra", choices=("error", "ignore"), help="prediction without truth (error)"
+    )
+    group.add_argument(
+        "--jobs", metavar="N", type=positive_int, help="processes sharing the files (1)"
+    )
+    group.add_argument(
+        "--pred-suffix", metavar="S", help="end of predictions' names, cut off before pairing"
+    )
+    group.add_argument(
+        "--true-suffix", metavar="S", help="end of truths' names, cut off before pairing"
+    )
+    group.add_argument(
+        "--label-encoding",
+        choices=("ids", "rgb24"),
+        help="rgb24: colour images whose id is R + 256 G + 65536 B (ids)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Scores, writes the files asked for, and shows a table."""
+    from rlseg.errors import ConfigError
+
+    form, other = ("RUN", "PRED TRUE") if args.true is None else ("PRED TRUE", "RUN")
+    for name in FILES_ONLY if args.true is None else RUN_ONLY:
+        if getattr(args, name) is not None:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(
+                f"{flag} belongs to `rlseg evaluate {other}`, but this is `rlseg evaluate {form}`; "
+                "leave it out"
+            )
+    result = _evaluate_run(args) if args.true is None else _evaluate_files(args)
+    _report(result, args)
+    return 0
+
+
+def _settings(args: argparse.Namespace, family: str | None = None) -> Settings:
+    from rlseg.metrics import Conventions, Settings
+
+    conventions = Conventions()
+    chosen = [family] if family else []
+    chosen += args.convention
+    if args.ap_score is not None:
+        chosen.append(f"ap_score={args.ap_score}")
+    for text in chosen:
+        conventions = conventions.changed(text)
+    names = None if args.metrics is None else [n.strip() for n in args.metrics.split(",")]
+    return Settings(
+        conventions=conventions,
+        all_conventions=args.all_conventions,
+        metrics=None if names is None else frozenset(n for n in names if n),
+        ignore_id=args.ignore_id,
+    )
+
+
+def _evaluate_files(args: argparse.Namespace) -> dict[str, Any]:
+    from rlseg.evaluate import evaluate_folders
+
+    ticker: list[Ticker] = []
+
+    def progress(done: int, total: int) -> None:
+        if not ticker:
+            ticker.append(Ticker(args, total, "evaluate"))
+        ticker[0](done)
+
+    return evaluate_folders(
+        args.first,
+        args.true,
+        settings=_settings(args),
+        missing=args.missing or "error",
+        extra=args.extra or "error",
+        pred_suffix=args.pred_suffix or "",
+        true_suffix=args.true_suffix or "",
+        label_encoding=args.label_encoding or "ids",
+        jobs=args.jobs or 1,
+        progress=progress,
+    )
+
+
+def _evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
+    from rlseg.errors import ConfigError
+    from rlseg.evaluate import evaluate_predictor, save_prediction
+    from rlseg.predict import open_run
+
+    _settings(args)  # a wrong name is said before the run is loaded
+    opened = open_run(
+        Path(args.first), checkpoint=args.checkpoint or "best", device=args.device or "auto"
+    )
+    data = opened.open_data(args.dataset, args.root)
+    if data.task != "instance":
+        raise ConfigError(
+            f"data set {data.dataset!r} has classes, not instances; evaluate on one of instances"
+        )
+    split = args.split or "test"
+    dataset = data.split(split)
+    ticker = Ticker(args, len(dataset), "evaluate")
+    result = evaluate_predictor(
+        opened.predictor,
+        dataset,
+        settings=_settings(
+            args, "cremi" if data.dataset in ("cremi", "rlseg.data.cremi") else None
+        ),
+        pred=args.first,
+        true=f"{data.dataset}/{split}",
+        on_prediction=None if args.out is None else save_prediction(args.out),
+        progress=lambda done, total: ticker(done),
+    )
+    return result | {
+        "dataset": data.dataset,
+        "split": split,
+        "method": opened.method,
+        "checkpoint": args.checkpoint or "best",
+    }
+
+
+def _report(result: dict[str, Any], args: argparse.Namespace) -> None:
+    from rlseg.evaluate import write_csv, write_json
+
+    if args.json is not None:
+        write_json(result, args.json)
+    if args.csv is not None:
+        write_csv(result, args.csv)
+    for name, number in result["undefined"].items():
+        say(args, f"note: {name} is undefined on {number} of {result['images']} images")
+    if args.json is None:
+        _show(result, sys.stdout)
+    elif sys.stderr.isatty() and not args.quiet:
+        _show(result, sys.stderr)
+
+
+def _show(result: dict[str, Any], stream: Any) -> None:
+    """The table of scores, with the convention of each."""
+    import math
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from rlseg.metrics.image_scores import convention_key
+
+    table = Table(
+        title=f"{result['images']} images, {result['instances_true']} instances "
+        f"({result['instances_pred']} predicted)"
+    )
+    table.add_column("score", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("convention")
+    for key, value in result.items():
+        if isinstance(value, float):  # book-keeping holds whole numbers and words
+            name = convention_key(key)
+            shown = "undefined" if math.isnan(value) else f"{value:.4f}"
+            table.add_row(key, shown, result["conventions"].get(name, "") if name else "")
+    Console(file=stream).print(table)
