@@ -88,7 +88,7 @@ $(VENV)/.installed-run $(VENV)/.installed-test $(VENV)/.installed-docs: pyprojec
 	    echo "  still installing, $$(du -sm $(VENV) 2>/dev/null | cut -f1) MB so far"; done ) & \
 	ticker=$$!; \
 	trap 'kill $$ticker 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e ".$(EXTRA)" || { \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -e ".$(EXTRA)" || { \
 	  echo "pip could not install rlseg; its messages are above (network? disk full?)." \
 	    "The same command tries again" >&2; exit 1; }; \
 	touch $@; echo "installed"

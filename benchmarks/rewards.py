@@ -120,8 +120,7 @@ def time_tables(batch: InstanceBatch, config: RewardConfig, repeats: int = 7):
         resets.append(seconds(lambda: env.reset(batch)))
         env.step(bits[0])
         steps.append(seconds(lambda: [env.step(b) for b in bits[1:]]) / (STEPS - 1))
-    pairs = sum(len(ring.owner) for ring in env.scene.rings)
-    return statistics.median(steps), statistics.median(resets), pairs, len(env.scene.member_pixel)
+    return statistics.median(steps), statistics.median(resets), env.scene.pairs, env.scene.members
 
 
 def compare(repeats: int) -> dict:

@@ -29,19 +29,17 @@ autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "show-inheritance": False}
 # Several rooms have a `Config`; a name in a signature that fits two of them is left without a link.
 suppress_warnings = ["ref.python"]
-default_role = "code"
 
 
 def escape_plain_text(
     app: Any, kind: str, name: str, thing: Any, options: Any, lines: list[str]
 ) -> None:
-    """Makes docstrings safe for reStructuredText: `*S`, `|x|` and `name_` outside backticks."""
-    for place, line in enumerate(lines):
-        parts = re.split(r"(`[^`]*`)", line)
-        lines[place] = "".join(
-            part if part.startswith("`") else re.sub(r"([*|]|(?<=\w)_(?=\W|$))", r"\\\1", part)
-            for part in parts
-        )
+    """Makes docstrings reStructuredText: code in backticks, and `*S`, `|x|`, `name_` outside."""
+    parts = re.split(r"(`[^`]*`)", "\n".join(lines))
+    lines[:] = "".join(
+        f"`{part}`" if part.startswith("`") else re.sub(r"([*|]|(?<=\w)_(?=\W|$))", r"\\\1", part)
+        for part in parts
+    ).split("\n")
 
 
 def setup(app: Any) -> None:

@@ -221,7 +221,8 @@ def collect(
             )
         recipe = load_recipe(record.recipe)
     json_file = folder / f"scores-{recipe.split}.json"
-    words = ["evaluate", str(folder), "--split", recipe.split, "--json", str(json_file), "--quiet"]
+    words = ["evaluate", str(folder), "--split", recipe.split, "--json", str(json_file)]
+    words += ["--all-conventions", "--quiet"]
     log = folder / "evaluate.log"
     code = (children or Children()).run(_rlseg(words), log)
     if code:

@@ -9,8 +9,10 @@ import argparse
 import importlib
 import os
 import re
+import resource
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +54,10 @@ class Parser(argparse.ArgumentParser):
             "--quiet", action="store_true", default=hidden, help="errors and results only"
         )
         messages.add_argument(
-            "--verbose", action="store_true", default=hidden, help="say more on stderr"
+            "--verbose",
+            action="store_true",
+            default=hidden,
+            help="also say what it cost: time and memory",
         )
         messages.add_argument(
             "--debug", action="store_true", default=hidden, help="tracebacks of errors"
@@ -96,8 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args: argparse.Namespace | None = None
     try:
         args, module = _parse(arguments)
-        code = int(module.run(args)) if module is not None else OK
+        started = time.monotonic()
+        code = int(module.run(args))
         sys.stdout.flush()
+        if args.verbose:
+            sys.stderr.write(f"rlseg {args.verb}: {_cost(started)}\n")
         return code
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else OK if stop.code is None else USER_ERROR
@@ -110,6 +118,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:
         return _failed(error, args)
+
+
+def _cost(started: float) -> str:
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, else in KiB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f"{time.monotonic() - started:.1f} s, at most {peak / 2**20:.0f} MiB of memory"
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Any]:

@@ -15,7 +15,7 @@ from rlseg.errors import ConfigError
 from rlseg.files import load_json
 
 SCHEMA = "rlseg.bench/1"
-SHOWN = ("sbd", "abs_dic", "arand", "voi", "aji", "ap50")
+SHOWN = ("sbd", "abs_dic", "arand", "arand_cremi", "voi", "aji", "ap50")
 """Scores of the table besides those that the recipe quotes from the paper."""
 COUNTS = ("images", "instances")
 """Numbers of `rlseg evaluate --json` whose names begin so are no scores."""
@@ -157,7 +157,7 @@ def summarize(results: Sequence[Result], scores: Sequence[str] = ()) -> list[Row
     rows: list[Row] = []
     for recipe in dict.fromkeys(result.recipe for result in results):
         group = [result for result in results if result.recipe == recipe]
-        names = list(scores) or list(dict.fromkeys([*group[0].paper, *SHOWN]))
+        names = list(scores) or list(dict.fromkeys([*SHOWN, *group[-1].paper]))
         times = [result.seconds / 60 for result in group if result.seconds is not None]
         for name in names:
             values = [v for result in group if (v := result.scores.get(name)) is not None]

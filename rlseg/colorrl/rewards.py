@@ -1,8 +1,9 @@
 """Rewards of the colouring game in table form: cost O(pixels + ring pairs) per step.
 
 Everything the split and merge rewards need is two histograms of colours per instance: one over
-its ring, one over its interior (colorrl fact 3.7). They are counted once per step and read back
-per pixel, for the bit that was taken and for the other one.
+its ring, one over its interior (colorrl fact 3.7). A pixel's reward then depends only on its row
+(instance, interior or not), its colour and its bit, so rewards too are a small table, which every
+pixel reads once.
 """
 
 from __future__ import annotations
@@ -13,30 +14,37 @@ import torch
 from torch import Tensor
 
 from rlseg.colorrl.config import RewardConfig
-from rlseg.colorrl.scene import Scene
+from rlseg.colorrl.scene import BACKGROUND_ROW, FOREGROUND_ROW, Scene
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepReward:
-    """Rewards of one step for all P pixels of the batch, per possible bit."""
+    """Rewards of one step for the P pixels of the batch."""
 
-    total: Tensor
-    """float [2, P]: reward if the pixel sets its bit to 0, to 1, everybody else's bit given."""
+    taken: Tensor
+    """float [P], reward of the bit that was taken."""
+    gain: Tensor
+    """float [P], reward of bit 1 minus that of bit 0, everybody else's bit given."""
     split: Tensor
-    """float [2, Q] for `Scene.member_pixel`, weighted and summed over radii."""
+    """float [], mean weighted split reward over the pixels of rewarded instances."""
     merge: Tensor
-    """float [2, Q], weighted."""
+    """float [], mean weighted merge reward over the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """Colour histograms after a step, C colours wide."""
+    """Colour histograms after a step, C = 2^(t+1) colours wide."""
 
-    inside: Tensor
-    """float [U, C], i_t(u, k): interior pixels of u with colour k."""
+    rows: Tensor
+    """float [2U + 3, C], pixels per row and colour."""
     rings: tuple[Tensor, ...]
     """Per radius float [U, C]: e_t(u, k), ring pixels with colour k ("prox"), or the sum over
     neighbours of the share of their interior with colour k ("ins")."""
+
+    @property
+    def inside(self) -> Tensor:
+        """Float [U, C], i_t(u, k): interior pixels of u with colour k."""
+        return self.rows[1:-2:2]
 
 
 def count_tables(colors: Tensor, scene: Scene, colors_wide: int, config: RewardConfig) -> Tables:
@@ -45,53 +53,51 @@ def count_tables(colors: Tensor, scene: Scene, colors_wide: int, config: RewardC
     Args:
         colors: int64 [P], all below `colors_wide`.
         scene: fixed geometry.
-        colors_wide: C, 2^(t+1) after step t.
+        colors_wide: C.
         config: chooses what the ring tables hold.
     """
     rewarded = len(scene.rewarded)
-    inside = _histogram(
-        scene.inside_owner, colors.index_select(0, scene.inside_pixel), rewarded, colors_wide
-    )
+    rows = _histogram(scene.row, colors, 2 * rewarded + 3, colors_wide)
     if config.split == "prox":
         rings = tuple(
             _histogram(ring.owner, colors.index_select(0, ring.pixel), rewarded, colors_wide)
             for ring in scene.rings
         )
-        return Tables(inside=inside, rings=rings)
-    assert scene.others_pixel is not None
-    assert scene.others_owner is not None
-    assert scene.others_size is not None
-    shares = _histogram(
-        scene.others_owner,
-        colors.index_select(0, scene.others_pixel),
-        len(scene.others_size),
-        colors_wide,
+        return Tables(rows=rows, rings=rings)
+    assert scene.interior_of is not None
+    assert scene.interior_size is not None
+    total = len(scene.interior_size)
+    shares = _histogram(scene.interior_of, colors, total + 1, colors_wide)[:total]
+    shares = shares / scene.interior_size.unsqueeze(1)  # phi_t(v, k), [K, C]
+    return Tables(
+        rows=rows, rings=tuple(_neighbors(ring.neighbors) @ shares for ring in scene.rings)
     )
-    shares = shares / scene.others_size.unsqueeze(1)  # phi_t(v, k), [K, C]
-    rings = tuple(_neighbors(ring.neighbors) @ shares for ring in scene.rings)
-    return Tables(inside=inside, rings=rings)
 
 
-def foreground_reward(scene: Scene, config: RewardConfig) -> Tensor:
-    """Float [2, P]: reward of step 0 for bit 0 and bit 1 (colorrl fact 3.2)."""
-    on = (1 - config.background_weight) * scene.foreground.float()
-    on = on - config.background_weight * scene.background.float()
-    return torch.stack([-on, on])
+def _histogram(owner: Tensor, color: Tensor, owners: int, colors: int) -> Tensor:
+    """Float [owners, colors]: how often each pair occurs."""
+    # scatter_add_ and not bincount, which waits for the device to learn its largest value; counts
+    # are exact in float32 up to 2^24 pixels per cell.
+    cells = torch.zeros(owners * colors, device=color.device)
+    one = torch.ones((), device=color.device).expand(color.shape)
+    cells.scatter_add_(0, (owner * colors).add_(color), one)
+    return cells.view(owners, colors)
 
 
-def late_reward(before: Tensor, scene: Scene, config: RewardConfig) -> Tensor:
-    """Float [2, P]: B_t of steps 1..T-1 (colorrl fact 3.3).
+def first_reward(bits: Tensor, scene: Scene, config: RewardConfig) -> StepReward:
+    """Step 0: foreground and background only (colorrl fact 3.2).
 
     Args:
-        before: int64 [P], colours before the step.
+        bits: bool [P], the bits taken.
         scene: fixed geometry.
-        config: penalty of turning clean background on; reward of late foreground.
+        config: weight of the background.
     """
-    clean = (before == 0).float()
-    on = -config.late_background_penalty * scene.background.float() * clean
-    if config.late_foreground_reward:
-        on = on + config.late_foreground_reward * scene.foreground.float() * clean
-    return torch.stack([torch.zeros_like(on), on])
+    on = _per_row(scene, 1 - config.background_weight, -config.background_weight)
+    gain = 2 * on.index_select(0, scene.row)
+    nothing = on.new_zeros(())
+    return StepReward(
+        taken=torch.where(bits, 0.5, -0.5) * gain, gain=gain, split=nothing, merge=nothing
+    )
 
 
 def step_reward(
@@ -105,7 +111,7 @@ def step_reward(
     scene: Scene,
     config: RewardConfig,
 ) -> StepReward:
-    """Rewards of a step t >= 1 for both bits of every pixel (colorrl fact 3.3).
+    """Rewards of a step t >= 1 for the bit taken and for the other (colorrl fact 3.3).
 
     The reward of the bit that was not taken is exact: ring tables do not depend on the pixel
     itself, and the interior table changes by one.
@@ -120,44 +126,62 @@ def step_reward(
         scene: fixed geometry.
         config: weights.
     """
-    owner, pixel, inside = scene.member_owner, scene.member_pixel, scene.member_inside
-    color = before.index_select(0, pixel)  # [Q]
-    options = torch.stack([color, color + (1 << step)])  # k_0, k_1, [2, Q]
-    chosen = bits.index_select(0, pixel)
-    untaken = torch.stack([chosen, ~chosen])  # [2, Q]
-    inside_now = _read(new.inside, owner, options) + (untaken & inside).float()
-    inside_old = _read(old.inside, owner, color)
-    size = scene.inside_size.index_select(0, owner)
-    merge = config.merge_weight * (inside_now / steps + inside_now - inside_old) / size
+    wide = 1 << step  # colours before the step
+    size = scene.inside_size.view(-1, 1, 1)
+    # [U, 2, wide]: after bit 0 and after bit 1, by the colour before.
+    inside_new = new.inside.reshape(-1, 2, wide)
+    inside_old = old.inside.unsqueeze(1)
+    merge = config.merge_weight * (inside_new / steps + inside_new - inside_old) / size
+    split = _split(old, new, wide, steps, scene, config)
+    table = merge.new_zeros(2 * len(scene.rewarded) + 3, 2, wide)
+    table[0:-3:2] = merge
+    table[1:-2:2] = merge + split
+    # B_t: only clean pixels, of colour 0, that turn on.
+    late = _per_row(scene, config.late_foreground_reward, -config.late_background_penalty)
+    table[:, 1, 0] += late
 
-    split = torch.zeros_like(merge)
+    place = scene.row * wide + before
+    options = table.transpose(1, 2).reshape(-1, 2)  # [rows * wide, 2]
+    read = options.index_select(0, place)  # [P, 2]
+    # The interior would hold one more pixel of the colour that was not taken.
+    more = merge.new_zeros(len(table))
+    more[1:-2:2] = config.merge_weight * (1 / steps + 1) / scene.inside_size
+    untaken = more.index_select(0, scene.row)
+    gain = read[:, 1] - read[:, 0] + torch.where(bits, -untaken, untaken)
+    members = max(scene.members, 1)
+    rows = new.rows[:-3].reshape(-1, 2, 2, wide)  # [U, outside or inside, bit, colour before]
+    return StepReward(
+        taken=torch.where(bits, read[:, 1], read[:, 0]),
+        gain=gain,
+        split=(split * rows[:, 1]).sum() / members,
+        merge=(merge * rows.sum(dim=1)).sum() / members,
+    )
+
+
+def _split(
+    old: Tables, new: Tables, wide: int, steps: int, scene: Scene, config: RewardConfig
+) -> Tensor:
+    """Float [U, 2, wide]: weighted split reward of an interior pixel, summed over radii."""
+    total = torch.zeros(len(scene.rewarded), 2, wide, device=scene.row.device)
     for ring, table_old, table_new in zip(scene.rings, old.rings, new.rings, strict=True):
-        shared_old = _read(table_old, owner, color)
-        shared_new = _read(table_new, owner, options)
-        gain = shared_old - shared_new - shared_new / steps
+        shared = table_new.reshape(-1, 2, wide)
+        gain = table_old.unsqueeze(1) - shared - shared / steps
         if config.split == "prox":
-            split += gain / ring.size.index_select(0, owner)
+            total += gain / ring.size.view(-1, 1, 1)
         else:
-            count = _neighbors(ring.neighbors).sum(dim=1).index_select(0, owner)
+            count = _neighbors(ring.neighbors).sum(dim=1).view(-1, 1, 1)
             # An instance without neighbours is told that all is well, at every step.
-            split += torch.where(count > 0, gain / count.clamp(min=1), 1.0)
-    split *= config.split_weight * inside.float()
-
-    total = late_reward(before, scene, config)
-    total.index_add_(1, pixel, split + merge)  # every pixel at most once: order cannot matter
-    return StepReward(total=total, split=split, merge=merge)
+            total += torch.where(count > 0, gain / count.clamp(min=1), 1.0)
+    return config.split_weight * total
 
 
-def _histogram(owner: Tensor, color: Tensor, owners: int, colors: int) -> Tensor:
-    # scatter_add_ and not bincount, which waits for the device to learn its largest value; counts
-    # are exact in float32 up to 2^24 pixels per cell.
-    cells = torch.zeros(owners * colors, device=color.device)
-    cells.scatter_add_(0, owner * colors + color, torch.ones_like(color, dtype=cells.dtype))
-    return cells.view(owners, colors)
-
-
-def _read(table: Tensor, owner: Tensor, color: Tensor) -> Tensor:
-    return torch.take(table, owner * table.shape[1] + color)
+def _per_row(scene: Scene, foreground: float, background: float) -> Tensor:
+    """Float [2U + 3]: one number for all foreground, one for background, 0 for unknown pixels."""
+    others = 2 * len(scene.rewarded)
+    values = torch.zeros(others + 3, device=scene.row.device)
+    values[: others + FOREGROUND_ROW + 1] = foreground
+    values[others + BACKGROUND_ROW] = background
+    return values
 
 
 def _neighbors(matrix: Tensor | None) -> Tensor:

@@ -10,13 +10,16 @@ from torch import Tensor
 from rlseg.colorrl.config import RewardConfig
 from rlseg.data.rings import erode_to_share, number_instances, ring_pairs
 
+FOREGROUND_ROW, BACKGROUND_ROW, UNKNOWN_ROW = 0, 1, 2
+"""Rows of pixels without split and merge reward, counted from 2U."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ring:
-    """Rings of one radius for the rewarded instances."""
+    """Rings of one radius for the rewarded instances, as pairs (instance, pixel)."""
 
     owner: Tensor
-    """int64 [L], rewarded instance (0..U-1)."""
+    """int64 [L], rewarded instance 0..U-1."""
     pixel: Tensor
     """int64 [L], place in the flattened batch."""
     size: Tensor
@@ -29,33 +32,27 @@ class Ring:
 class Scene:
     """What rewards need to know of the truth; U rewarded instances of K, P pixels in all."""
 
-    foreground: Tensor
-    """bool [P], label > 0."""
-    background: Tensor
-    """bool [P], label = 0 and known."""
+    row: Tensor
+    """int64 [P]: 2u + 1 in the interior of rewarded instance u, 2u elsewhere in it; 2U other
+    foreground, 2U + 1 background, 2U + 2 unknown."""
     loss_mask: Tensor
     """float [P], 1 where losses count."""
-    member_pixel: Tensor
-    """int64 [Q], pixels of rewarded instances."""
-    member_owner: Tensor
-    """int64 [Q], 0..U-1."""
-    member_inside: Tensor
-    """bool [Q], in the interior I_u."""
-    inside_pixel: Tensor
-    """int64, the members that lie in an interior."""
-    inside_owner: Tensor
-    """int64, 0..U-1."""
     inside_size: Tensor
     """float [U], M_u = |I_u| + 1."""
+    members: int
+    """Pixels of rewarded instances."""
     rings: tuple[Ring, ...]
-    others_pixel: Tensor | None
-    """int64, interior pixels of all K instances; only for "ins"."""
-    others_owner: Tensor | None
-    """int64, their instance 0..K-1; only for "ins"."""
-    others_size: Tensor | None
+    interior_of: Tensor | None
+    """int64 [P], instance 0..K-1 whose interior the pixel belongs to, K = none; for "ins"."""
+    interior_size: Tensor | None
     """float [K], |I_v|, at least 1; only for "ins"."""
     rewarded: Tensor
     """int64 [U], number of each rewarded instance in the batch."""
+
+    @property
+    def pairs(self) -> int:
+        """Pairs (rewarded instance, pixel in one of its rings), all radii together."""
+        return sum(len(ring.owner) for ring in self.rings)
 
 
 def make_scene(
@@ -79,40 +76,32 @@ def make_scene(
     renumber[rewarded] = torch.arange(len(rewarded), device=labels.device)
     inside = erode_to_share(index, total, config.interior, config.min_instance).flatten()
 
-    owner = renumber[flat]
-    member_pixel = (owner >= 0).nonzero().squeeze(1)
-    member_owner = owner[member_pixel]
-    member_inside = inside[member_pixel]
-    inside_owner = member_owner[member_inside]
-    inside_area = torch.bincount(inside_owner, minlength=len(rewarded))
-
+    row = _rows(flat, renumber[flat], inside, valid.flatten(), total, len(rewarded))
     neighborly = config.split == "ins"
-    rings = tuple(
-        _ring(index, image_of, rewarded, renumber, radius, config.dilation_factor, neighborly)
-        for radius in config.radii
-    )
-    others = inside.nonzero().squeeze(1) if neighborly else None
-    known = valid.flatten()
-    foreground = (flat != total) & known
-    background = (flat == total) & known
+    count = torch.bincount(row, minlength=2 * len(rewarded) + 3)[: 2 * len(rewarded)].view(-1, 2)
     return Scene(
-        foreground=foreground,
-        background=background,
-        loss_mask=_loss_mask(index, kept, foreground, background, config, generator),
-        member_pixel=member_pixel,
-        member_owner=member_owner,
-        member_inside=member_inside,
-        inside_pixel=member_pixel[member_inside],
-        inside_owner=inside_owner,
-        inside_size=inside_area.float() + 1,
-        rings=rings,
-        others_pixel=others,
-        others_owner=None if others is None else flat[others],
-        others_size=None
-        if others is None
-        else torch.bincount(flat[others], minlength=total).clamp(min=1).float(),
+        row=row,
+        loss_mask=_loss_mask(index, kept, valid, config, generator),
+        inside_size=count[:, 1].float() + 1,
+        members=int(count.sum()),
+        rings=tuple(
+            _ring(index, image_of, rewarded, renumber, radius, config.dilation_factor, neighborly)
+            for radius in config.radii
+        ),
+        interior_of=torch.where(inside, flat, total) if neighborly else None,
+        interior_size=torch.bincount(flat[inside], minlength=total).clamp(min=1).float()
+        if neighborly
+        else None,
         rewarded=rewarded,
     )
+
+
+def _rows(
+    flat: Tensor, owner: Tensor, inside: Tensor, known: Tensor, total: int, rewarded: int
+) -> Tensor:
+    other = torch.where(flat == total, BACKGROUND_ROW, FOREGROUND_ROW)
+    other = torch.where(known, other, UNKNOWN_ROW) + 2 * rewarded
+    return torch.where(owner >= 0, 2 * owner + inside, other)
 
 
 def _ring(
@@ -150,16 +139,16 @@ def _choose(
     large = area > config.min_instance
     if config.subset == "neighbors":
         order = torch.where(large, draw, 2.0)  # small ones last, and never taken
-        seeds = (_rank_within(image_of, order, images) < config.subset_seeds) & large
+        kept = (_rank_within(image_of, order, images) < config.subset_seeds) & large
         who, pixel = ring_pairs(
-            index, image_of, seeds.nonzero().squeeze(1), config.radii[0], config.dilation_factor
+            index, image_of, kept.nonzero().squeeze(1), config.radii[0], config.dilation_factor
         )
-        pairs = torch.unique(who * (total + 1) + index.flatten()[pixel])
-        seed, neighbor = pairs // (total + 1), pairs % (total + 1)
-        lot = torch.rand(len(pairs), generator=generator, device=index.device)
-        taken = neighbor[_rank_within(seed, lot, total) < config.subset_neighbors]
-        seeds[taken] = True
-        return seeds
+        near = torch.zeros(total, total, dtype=torch.bool, device=index.device)
+        near[who, index.flatten()[pixel]] = True
+        seed, neighbor = near.nonzero(as_tuple=True)
+        lot = torch.rand(len(seed), generator=generator, device=index.device)
+        kept[neighbor[_rank_within(seed, lot, total) < config.subset_neighbors]] = True
+        return kept
     # "nearest_third": distance between centroids; the supplement does not name the measure.
     centroids = _centroids(index, area)
     present = area > 0
@@ -200,21 +189,17 @@ def _centroids(index: Tensor, area: Tensor) -> Tensor:
 
 
 def _loss_mask(
-    index: Tensor,
-    kept: Tensor,
-    foreground: Tensor,
-    background: Tensor,
-    config: RewardConfig,
-    generator: torch.Generator,
+    index: Tensor, kept: Tensor, valid: Tensor, config: RewardConfig, generator: torch.Generator
 ) -> Tensor:
     """Float [P]: kept instances, and background drawn with the kept share of the foreground."""
     if config.subset == "all":
-        return (foreground | background).float()
-    in_kept = torch.cat([kept, kept.new_zeros(1)])[index.flatten()] & foreground
+        return valid.flatten().float()
     images = len(index)
-    total = foreground.view(images, -1).sum(dim=1)
-    share = in_kept.view(images, -1).sum(dim=1) / total.clamp(min=1)
+    foreground = (index != len(kept)).view(images, -1)
+    in_kept = torch.cat([kept, kept.new_zeros(1)])[index].view(images, -1)
+    total = foreground.sum(dim=1)
+    share = in_kept.sum(dim=1) / total.clamp(min=1)
     share = torch.where(total > 0, share, 1.0)  # no instance at all: learn the background
     lot = torch.rand(index.shape, generator=generator, device=index.device).view(images, -1)
-    sampled = (lot < share.unsqueeze(1)).flatten() & background
-    return (in_kept | sampled).float()
+    sampled = (lot < share.unsqueeze(1)) & ~foreground & valid.view(images, -1)
+    return (in_kept | sampled).flatten().float()

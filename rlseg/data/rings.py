@@ -59,68 +59,102 @@ def ring_pairs(
     if radius < 1 or factor < 1:
         raise ConfigError(f"radius and factor must be at least 1, got {radius} and {factor}")
     sides = index.shape[1:]
-    area = math.prod(sides)
-    background = len(image_of)
-    thin = index[(slice(None), *(slice(None, None, factor) for _ in sides))]
+    if not len(wanted):
+        return wanted, wanted.clone()
+    start, extent = _windows(index, len(image_of), wanted, radius + factor, factor)
     reach = max(radius // factor, 1)
-    chunk = max(1, CHUNK_CELLS // max(area, 1))
+    chunk = max(1, CHUNK_CELLS // math.prod(extent))
+    background, flat = len(image_of), index.flatten()
     owners, pixels = [], []
-    for some in wanted.split(chunk):
-        home = image_of[some]  # [U]
-        own = thin[home] == some.view(-1, *(1,) * len(sides))  # [U, *S']
-        near = dilate(own, reach)
-        for axis, side in enumerate(sides, start=1):
+    for some, corner in zip(wanted.split(chunk), start.split(chunk), strict=True):
+        place = image_of[some].view(-1, *(1,) * len(sides))
+        exists = torch.ones_like(place, dtype=torch.bool)
+        for axis, (side, length) in enumerate(zip(sides, extent, strict=True)):
+            shape = [1] * (len(sides) + 1)
+            shape[axis + 1] = -1
+            line = torch.arange(length, device=index.device).view(shape)
+            line = line + corner[:, axis].view(-1, *(1,) * len(sides))
+            exists = exists & (line < side)
+            place = place * side + line.clamp(max=side - 1)
+        here = torch.where(exists, flat[place], background)  # [U, *extent]
+        own = here == some.view(-1, *(1,) * len(sides))
+        thin = (slice(None), *(slice(None, None, factor) for _ in sides))
+        near = dilate(own[thin].contiguous(), reach)
+        for axis, length in enumerate(extent, start=1):
             if factor > 1:
-                near = near.repeat_interleave(factor, dim=axis).narrow(axis, 0, side)
-        here = index[home]
-        near &= (here != background) & (here != some.view(-1, *(1,) * len(sides)))
-        row, position = near.flatten(1).nonzero(as_tuple=True)
-        owners.append(some[row])
-        pixels.append(home[row] * area + position)
-    if not owners:
-        empty = index.new_zeros(0)
-        return empty, empty.clone()
+                near = near.repeat_interleave(factor, dim=axis).narrow(axis, 0, length)
+        near &= (here != background) & ~own
+        found = near.nonzero(as_tuple=True)
+        owners.append(some[found[0]])
+        pixels.append(place[found])
     return torch.cat(owners), torch.cat(pixels)
+
+
+def _windows(
+    index: Tensor, total: int, wanted: Tensor, margin: int, factor: int
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Corner of a window around each wanted instance, int64 [U, axes], and their common sides.
+
+    The windows hold the instance and `margin` pixels around it where the image has them; corners
+    are multiples of `factor`, so that thinning takes the same pixels in all of them.
+    """
+    flat = index.flatten()
+    corners, extent = [], []
+    for axis in range(1, index.ndim):
+        side = index.shape[axis]
+        shape = [1] * index.ndim
+        shape[axis] = -1
+        place = torch.arange(side, device=index.device).view(shape).expand_as(index).flatten()
+        low = torch.full((total + 1,), side, dtype=torch.int64, device=index.device)
+        low = low.scatter_reduce(0, flat, place, "amin")[wanted]
+        high = torch.full((total + 1,), -1, dtype=torch.int64, device=index.device)
+        high = high.scatter_reduce(0, flat, place, "amax")[wanted]
+        low = (low - margin).clamp(min=0, max=side - 1) // factor * factor
+        high = (high + margin).clamp(max=side - 1)
+        corners.append(low)
+        extent.append(max(int((high - low).max()) + 1, 1))
+    return torch.stack(corners, dim=1), tuple(extent)
 
 
 def dilate(mask: Tensor, radius: int) -> Tensor:
     """Pixels within Euclidean distance `radius` of the mask, exactly.
 
+    A disk is a stack of rows of different lengths: the mask is widened along its last axis pixel
+    by pixel, and each width is shifted along the other axes to where the disk has it.
+
     Args:
         mask: bool [U, *S].
-        radius: pixels, 1 to 250.
+        radius: pixels, at least 1.
 
     Returns:
         bool [U, *S].
     """
-    if not 1 <= radius <= 250:
-        raise ConfigError(f"a ring's radius must be in 1..250 pixels, got {radius}")
-    along = _distance_along_last(mask, radius)  # uint8: distances fit up to 250, 255 = farther
-    result = torch.zeros_like(mask)
-    leading = mask.ndim - 2
-    for offset in itertools.product(range(-radius, radius + 1), repeat=leading):
-        squared = radius * radius - sum(o * o for o in offset)
-        if squared < 0 or any(
-            abs(o) >= side for o, side in zip(offset, mask.shape[1:], strict=False)
-        ):
-            continue
-        source, target = [slice(None)], [slice(None)]
-        for step in offset:
-            source.append(slice(max(step, 0), min(step, 0) or None))
-            target.append(slice(max(-step, 0), min(-step, 0) or None))
-        result[tuple(target)] |= along[tuple(source)] <= math.isqrt(squared)
+    if radius < 1:
+        raise ConfigError(f"a ring's radius must be at least 1 pixel, got {radius}")
+    offsets: dict[int, list[tuple[int, ...]]] = {}
+    for offset in itertools.product(range(-radius, radius + 1), repeat=mask.ndim - 2):
+        squared = radius * radius - sum(step * step for step in offset)
+        if squared >= 0:
+            offsets.setdefault(math.isqrt(squared), []).append(offset)
+    wide, result = mask.clone(), torch.zeros_like(mask)
+    for width in range(radius + 1):
+        if width and width < mask.shape[-1]:
+            wide[..., width:] |= mask[..., :-width]
+            wide[..., :-width] |= mask[..., width:]
+        for offset in offsets.get(width, ()):
+            _shift_into(result, wide, offset)
     return result
 
 
-def _distance_along_last(mask: Tensor, limit: int) -> Tensor:
-    """uint8 [U, *S]: distance to the nearest True along the last axis, 255 beyond `limit`."""
-    width = mask.shape[-1]
-    place = torch.arange(width, dtype=torch.int16, device=mask.device)
-    far = width + limit + 1
-    before = torch.where(mask, place, -far).cummax(dim=-1).values
-    after = torch.where(mask, place, 2 * far).flip(-1).cummin(dim=-1).values.flip(-1)
-    distance = torch.minimum(place - before, after - place)
-    return torch.where(distance <= limit, distance, 255).to(torch.uint8)
+def _shift_into(result: Tensor, mask: Tensor, offset: tuple[int, ...]) -> None:
+    """`result |= mask` moved by `offset` along the axes between the first and the last."""
+    source, target = [slice(None)], [slice(None)]
+    for step, side in zip(offset, mask.shape[1:-1], strict=True):
+        if abs(step) >= side:
+            return
+        source.append(slice(max(-step, 0), side - max(step, 0)))
+        target.append(slice(max(step, 0), side - max(-step, 0)))
+    result[tuple(target)] |= mask[tuple(source)]
 
 
 def erode_to_share(index: Tensor, instances: int, share: float, min_side: float) -> Tensor:

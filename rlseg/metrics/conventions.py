@@ -56,7 +56,7 @@ class Conventions:
             if name not in CHOICES[score]:
                 raise ConfigError(
                     f"{score} knows no convention {name!r}"
-                    f"{nearest(name, CHOICES[score])}; it knows {', '.join(CHOICES[score])}"
+                    f"{nearest(name, CHOICES[score]) or ';'} it knows {', '.join(CHOICES[score])}"
                 )
 
     def changed(self, text: str) -> Conventions:
@@ -73,7 +73,7 @@ class Conventions:
         if equals:
             if score not in CHOICES:
                 raise ConfigError(
-                    f"no convention for {score!r}{nearest(score, CHOICES)}; scores with "
+                    f"no convention for {score!r}{nearest(score, CHOICES) or ';'} scores with "
                     f"conventions: {', '.join(CHOICES)}"
                 )
             return replace(self, **{score: name})
@@ -81,7 +81,7 @@ class Conventions:
         if not knowing:
             names = sorted({name for known in CHOICES.values() for name in known})
             raise ConfigError(
-                f"no score knows a convention {text!r}{nearest(text, names)}; write SCORE=NAME or "
-                f"one of {', '.join(names)}"
+                f"no score knows a convention {text!r}{nearest(text, names) or ';'} write "
+                f"SCORE=NAME or one of {', '.join(names)}"
             )
         return replace(self, **knowing)

@@ -59,7 +59,7 @@ class Settings:
         if self.metrics is not None:
             for name in sorted(self.metrics - set(self.all_keys)):
                 raise ConfigError(
-                    f"unknown metric {name!r}{nearest(name, self.all_keys)}; known: "
+                    f"unknown metric {name!r}{nearest(name, self.all_keys) or ';'} known: "
                     f"{', '.join(self.all_keys)}"
                 )
         if self.ignore_id is not None and not 0 <= self.ignore_id < 2**64:
