@@ -26,7 +26,7 @@ html_title = f"rlseg {release}"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True}
 # Several rooms have a `Config`; a name in a signature that fits two of them is left without a link.
 suppress_warnings = ["ref.python"]
 

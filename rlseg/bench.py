@@ -220,25 +220,33 @@ def collect(
                 f"{folder} was not trained from a recipe; there is nothing to compare"
             )
         recipe = load_recipe(record.recipe)
-    json_file = folder / f"scores-{recipe.split}.json"
-    words = ["evaluate", str(folder), "--split", recipe.split, "--json", str(json_file)]
+    words = ["evaluate", str(folder), "--split", recipe.split]
+    words += ["--json", str(folder / f"scores-{recipe.split}.json")]
     words += ["--all-conventions", "--quiet"]
     log = folder / "evaluate.log"
     code = (children or Children()).run(_rlseg(words), log)
     if code:
         raise WorkerError(f"scoring ended with exit code {code}{_last_line(log)}")
-    evaluated = load_json(json_file, error_type=CheckpointError)
+    result = _result(folder, recipe, words)
+    text = json.dumps(dump(result), indent=2, sort_keys=True, allow_nan=False) + "\n"
+    write_whole(results / f"{recipe.name}-{result.seed}.json", text)
+    return result
+
+
+def _result(folder: Path, recipe: Recipe, evaluation: Sequence[str]) -> Result:
+    """What a run folder holds after training and evaluation."""
+    record = read_record(folder)
+    evaluated = load_json(folder / f"scores-{recipe.split}.json", error_type=CheckpointError)
     environment = load_json(folder / "environment.json", error_type=CheckpointError)
     scalars = figures.read_scalars(folder / "scalars.jsonl")
-    seed = record.runtime.seed
-    result = Result(
+    return Result(
         recipe=recipe.name,
         title=recipe.title,
         source=recipe.source,
         method=record.method,
         dataset=record.dataset,
         preset=record.preset,
-        seed=seed,
+        seed=record.runtime.seed,
         split=recipe.split,
         scores=score_values(evaluated),
         conventions=evaluated.get("conventions", {}),
@@ -254,15 +262,12 @@ def collect(
         data_digest=record.data_digest,
         command=(
             portable(["rlseg", *environment.get("command", [])[1:]]),
-            portable(["rlseg", *words]),
+            portable(["rlseg", *evaluation]),
         ),
         hardware=environment.get("hardware", {}),
         versions=environment.get("versions", {}),
         threads=environment.get("threads"),
     )
-    text = json.dumps(dump(result), indent=2, sort_keys=True, allow_nan=False) + "\n"
-    write_whole(results / f"{recipe.name}-{seed}.json", text)
-    return result
 
 
 def portable(command: Sequence[object]) -> str:

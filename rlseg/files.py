@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -163,7 +164,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the reason below is the one that helps
+            temporary.unlink()
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
 
 

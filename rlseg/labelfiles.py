@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,9 @@ OVERLAY_ENDING = ".overlay.png"
 SCORES_ENDING = ".scores.json"
 NAMED = 5  # names listed when a partner is missing
 LABELS_FIELD, SCORES_FIELD = "labels", "scores"
+
+DAMAGE = (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError)
+"""What numpy raises on headers that are not its own, or too short."""
 
 Array = NDArray[Any]
 Encoding = Literal["ids", "rgb24"]
@@ -326,7 +331,7 @@ def _npz_array(archive: zipfile.ZipFile, name: str, path: Path) -> Array:
             return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
     except CorruptDatasetError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, RuntimeError) as error:
+    except (*DAMAGE, zipfile.BadZipFile, zlib.error, KeyError, RuntimeError) as error:
         raise CorruptDatasetError(f"{path}:{name}: damaged array ({error})") from error
 
 

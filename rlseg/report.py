@@ -65,7 +65,7 @@ def write_report(
     """Writes the page, and `figures/*.png` into the folder of a single run; returns its path.
 
     The page needs no other file and no network. Example pictures need the data of the first run;
-    where they are gone, the page says so.
+    where these are gone, or the run cannot predict yet, the page says so.
 
     Args:
         runs: run folders; the first one gives data and examples.
@@ -226,9 +226,9 @@ def _examples(
         name = split or _preferred(data)
         part = data.split(name)
         content = _example_pictures(opened, part, min(count, len(part)), pictures)
-    except (CheckpointError, ConfigError):
+    except ConfigError:
         raise
-    except RlsegError as error:  # data moved away: the rest of the page is still worth having
+    except RlsegError as error:  # data moved away, first stage only: the rest is worth having
         return _part("Examples", f"<p>No pictures: {html.escape(str(error))}</p>")
     return _part("Examples", content, f"The first images of split {name!r}.")
 

@@ -72,17 +72,14 @@ class ColoringEnv:
         """
         if self.done:
             raise ConfigError(f"the episode ended after {self.bits} steps: call reset first")
-        taken = bits.flatten()
-        step, before = self._step, self._colors
-        after = before + taken.long() * (1 << step)
+        step = self._step
+        after = self._colors + bits.flatten() * (1 << step)
         tables = count_tables(after, self.scene, 2 << step, self.config)
         if step == 0:
-            outcome = first_reward(taken, self.scene, self.config)
+            outcome = first_reward(tables, self.scene, self.config)
             self._log("foreground", outcome.taken.mean())
         else:
             outcome = step_reward(
-                before=before,
-                bits=taken,
                 step=step,
                 steps=self.bits,
                 old=self._tables,

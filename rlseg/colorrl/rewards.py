@@ -33,8 +33,10 @@ class StepReward:
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """Colour histograms after a step, C = 2^(t+1) colours wide."""
+    """Colour histograms after step t, C = 2^(t+1) colours wide."""
 
+    place: Tensor
+    """int64 [P], cell of `rows.flatten()` that each pixel falls into: row * C + colour."""
     rows: Tensor
     """float [2U + 3, C], pixels per row and colour."""
     rings: tuple[Tensor, ...]
@@ -57,59 +59,54 @@ def count_tables(colors: Tensor, scene: Scene, colors_wide: int, config: RewardC
         config: chooses what the ring tables hold.
     """
     rewarded = len(scene.rewarded)
-    rows = _histogram(scene.row, colors, 2 * rewarded + 3, colors_wide)
+    place = _cells(scene.row, colors, colors_wide)
+    rows = _count(place, 2 * rewarded + 3, colors_wide)
     if config.split == "prox":
-        rings = tuple(
-            _histogram(ring.owner, colors.index_select(0, ring.pixel), rewarded, colors_wide)
-            for ring in scene.rings
-        )
-        return Tables(rows=rows, rings=rings)
+        rings = []
+        for ring in scene.rings:
+            cells = _cells(ring.owner, colors.index_select(0, ring.pixel), colors_wide)
+            rings.append(_count(cells, rewarded, colors_wide))
+        return Tables(place=place, rows=rows, rings=tuple(rings))
     assert scene.interior_of is not None
     assert scene.interior_size is not None
     total = len(scene.interior_size)
-    shares = _histogram(scene.interior_of, colors, total + 1, colors_wide)[:total]
+    cells = _cells(scene.interior_of, colors, colors_wide)
+    shares = _count(cells, total + 1, colors_wide)[:total]
     shares = shares / scene.interior_size.unsqueeze(1)  # phi_t(v, k), [K, C]
-    return Tables(
-        rows=rows, rings=tuple(_neighbors(ring.neighbors) @ shares for ring in scene.rings)
-    )
+    sums = tuple(_neighbors(ring.neighbors) @ shares for ring in scene.rings)
+    return Tables(place=place, rows=rows, rings=sums)
 
 
-def _histogram(owner: Tensor, color: Tensor, owners: int, colors: int) -> Tensor:
-    """Float [owners, colors]: how often each pair occurs."""
+def _cells(owner: Tensor, color: Tensor, colors: int) -> Tensor:
+    """Int64: cell of a table [owners, colors]."""
+    return (owner * colors).add_(color)
+
+
+def _count(cells: Tensor, owners: int, colors: int) -> Tensor:
+    """Float [owners, colors]: how often each cell occurs."""
     # scatter_add_ and not bincount, which waits for the device to learn its largest value; counts
     # are exact in float32 up to 2^24 pixels per cell.
-    cells = torch.zeros(owners * colors, device=color.device)
-    one = torch.ones((), device=color.device).expand(color.shape)
-    cells.scatter_add_(0, (owner * colors).add_(color), one)
-    return cells.view(owners, colors)
+    table = torch.zeros(owners * colors, device=cells.device)
+    one = torch.ones((), device=cells.device).expand(cells.shape)
+    return table.scatter_add_(0, cells, one).view(owners, colors)
 
 
-def first_reward(bits: Tensor, scene: Scene, config: RewardConfig) -> StepReward:
+def first_reward(new: Tables, scene: Scene, config: RewardConfig) -> StepReward:
     """Step 0: foreground and background only (colorrl fact 3.2).
 
     Args:
-        bits: bool [P], the bits taken.
+        new: tables after step 0.
         scene: fixed geometry.
         config: weight of the background.
     """
     on = _per_row(scene, 1 - config.background_weight, -config.background_weight)
-    gain = 2 * on.index_select(0, scene.row)
-    nothing = on.new_zeros(())
-    return StepReward(
-        taken=torch.where(bits, 0.5, -0.5) * gain, gain=gain, split=nothing, merge=nothing
-    )
+    table = torch.stack([-on, on], dim=1).unsqueeze(2)  # [rows, bit, colour before]
+    taken, gain = _read(table, torch.zeros_like(on), new.place)
+    return StepReward(taken=taken, gain=gain, split=on.new_zeros(()), merge=on.new_zeros(()))
 
 
 def step_reward(
-    *,
-    before: Tensor,
-    bits: Tensor,
-    step: int,
-    steps: int,
-    old: Tables,
-    new: Tables,
-    scene: Scene,
-    config: RewardConfig,
+    *, step: int, steps: int, old: Tables, new: Tables, scene: Scene, config: RewardConfig
 ) -> StepReward:
     """Rewards of a step t >= 1 for the bit taken and for the other (colorrl fact 3.3).
 
@@ -117,8 +114,6 @@ def step_reward(
     itself, and the interior table changes by one.
 
     Args:
-        before: int64 [P], colours before the step.
-        bits: bool [P], the bits taken.
         step: t.
         steps: T.
         old: tables after step t - 1.
@@ -139,23 +134,33 @@ def step_reward(
     # B_t: only clean pixels, of colour 0, that turn on.
     late = _per_row(scene, config.late_foreground_reward, -config.late_background_penalty)
     table[:, 1, 0] += late
-
-    place = scene.row * wide + before
-    options = table.transpose(1, 2).reshape(-1, 2)  # [rows * wide, 2]
-    read = options.index_select(0, place)  # [P, 2]
     # The interior would hold one more pixel of the colour that was not taken.
     more = merge.new_zeros(len(table))
     more[1:-2:2] = config.merge_weight * (1 / steps + 1) / scene.inside_size
-    untaken = more.index_select(0, scene.row)
-    gain = read[:, 1] - read[:, 0] + torch.where(bits, -untaken, untaken)
+    taken, gain = _read(table, more, new.place)
     members = max(scene.members, 1)
     rows = new.rows[:-3].reshape(-1, 2, 2, wide)  # [U, outside or inside, bit, colour before]
     return StepReward(
-        taken=torch.where(bits, read[:, 1], read[:, 0]),
+        taken=taken,
         gain=gain,
         split=(split * rows[:, 1]).sum() / members,
         merge=(merge * rows.sum(dim=1)).sum() / members,
     )
+
+
+def _read(table: Tensor, more: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    """Reward of the bit taken and gain of bit 1, float [P] each.
+
+    Args:
+        table: float [rows, 2, colours before], reward by bit.
+        more: float [rows], what the bit that was not taken would earn besides.
+        place: int64 [P], cell of [rows, 2, colours before] that the taken bit leads to.
+    """
+    gain = table[:, 1] - table[:, 0]
+    more = more.unsqueeze(1)
+    by_taken = torch.stack([gain + more, gain - more], dim=1)  # after bit 0 and after bit 1
+    read = torch.stack([table, by_taken], dim=-1).view(-1, 2).index_select(0, place)
+    return read[:, 0], read[:, 1]
 
 
 def _split(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,7 +132,7 @@ def read_npy(path: Path, max_bytes: int = MAX_ARRAY_BYTES) -> Array:
         raise
     except FileNotFoundError as error:
         raise DatasetNotFoundError(f"{path}: no such file") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
         raise CorruptDatasetError(f"{path}: not a readable npy file ({error})") from error
 
 
