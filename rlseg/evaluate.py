@@ -279,7 +279,8 @@ def write_csv(result: dict[str, Any], path: Path) -> None:
     writer.writeheader()
     for row in rows:
         writer.writerow({k: "" if _undefined(value) else value for k, value in row.items()})
-    write_whole(path, text.getvalue())
+    # Bytes of a file name that are not UTF-8 stand as escapes.
+    write_whole(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def _plain(value: Any) -> Any:

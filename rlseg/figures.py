@@ -221,14 +221,15 @@ def _is_clock(key: str) -> bool:
 def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes | None:
     """One small chart per stage and scalar, one line per run; None where nothing was logged.
 
-    Evaluation scores come first. A line of many points is drawn thin, with its running mean.
+    Evaluation scores come first, then rewards. A line of many points is drawn thin, with its
+    running mean.
 
     Args:
         runs: name of the run -> records of its `scalars.jsonl`.
     """
     tables = {name: series(records) for name, records in runs.items()}
     keys = list(dict.fromkeys(key for table in tables.values() for key in table))
-    keys.sort(key=lambda key: not key[1].startswith("eval"))  # stable: order of logging otherwise
+    keys.sort(key=lambda key: _rank(key[1]))  # stable: order of logging otherwise
     keys = keys[:MAX_CHARTS]
     if not keys:
         return None
@@ -247,12 +248,16 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes | None:
             chart.yaxis.set_major_locator(MaxNLocator(4))
         for chart in charts.flat[len(keys) :]:
             chart.axis("off")
-        for chart in charts[-1]:
+        for chart in charts.flat[max(0, len(keys) - columns) : len(keys)]:
             chart.set_xlabel("step")
         if len(tables) > 1:
             handles, names = charts[0, 0].get_legend_handles_labels()
             figure.legend(handles, names, loc="outside upper center", ncols=min(4, len(names)))
         return _figure_png(figure)
+
+
+def _rank(name: str) -> int:
+    return 0 if name.startswith("eval") else 1 if name.startswith("reward") else 2
 
 
 def lines(

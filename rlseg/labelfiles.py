@@ -184,8 +184,8 @@ def read_label_file(file: LabelFile, encoding: Encoding = "ids") -> Array:
     Args:
         file: PNG or TIFF with one channel (1, 8, 16, 32 bits, or a palette whose indices are the
             ids; several pages are a volume), npy, npz or HDF5.
-        encoding: "rgb24": colour PNG and TIFF hold the id as R + 256 G + 65536 B; alpha must be
-            constant.
+        encoding: "rgb24": colour PNG and TIFF are read too, with the id R + 256 G + 65536 B; alpha
+            must be constant.
 
     Returns:
         Integers or bool [H, W] or [D, H, W], no negative value.

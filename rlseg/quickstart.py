@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from rlseg import colorrl, figures
+from rlseg import figures
 from rlseg.baselines.classical import (
     ClassicalConfig,
+    Method,
     components,
     segment,
     split_by_distance,
@@ -25,6 +26,7 @@ from rlseg.data.samples import InstanceSample
 from rlseg.files import as_json, write_whole
 from rlseg.methods import make_config, method_module
 from rlseg.metrics import InstanceScores
+from rlseg.prediction import Predictor
 from rlseg.recipes import load_recipe
 from rlseg.report import Section, write_report
 from rlseg.runs import open_run
@@ -45,9 +47,7 @@ SHOWN = 4
 """Scenes in the report."""
 
 
-def run(
-    *, minutes: float, seed: int, out: Path, device: str = "auto", quiet: bool = False
-) -> int:
+def run(*, minutes: float, seed: int, out: Path, device: str = "auto", quiet: bool = False) -> int:
     """The exit code, after training, scoring and reporting.
 
     Args:
@@ -151,7 +151,7 @@ def fast_precision(device: str) -> str:
 
 def tuned_baselines(
     samples: Sequence[InstanceSample],
-) -> dict[str, tuple[object, ClassicalConfig, bool]]:
+) -> dict[str, tuple[Method, ClassicalConfig, bool]]:
     """Row name -> (method, its best settings on the samples, whether it gets the true foreground).
 
     Otsu + components stays plain; the watershed is tuned in threshold, markers and minimum size.
@@ -185,7 +185,7 @@ def _samples(dataset: Sequence[InstanceSample]) -> list[InstanceSample]:
     return [dataset[index] for index in range(len(dataset))]
 
 
-def _trace(predictor: colorrl.ColorPredictor, sample: InstanceSample) -> Mapping[str, Tensor]:
+def _trace(predictor: Predictor, sample: InstanceSample) -> Mapping[str, Tensor]:
     return predictor(sample.image.unsqueeze(0), trace=True).trace
 
 

@@ -200,7 +200,11 @@ def _scores(runs: Sequence[_Run]) -> str:
     places = []
     for run in runs:
         scores = run.scores.get("scores", {})
-        numbers = {k: v for k, v in scores.items() if v is None or isinstance(v, (int, float))}
+        numbers = {
+            k.removeprefix("eval/"): v
+            for k, v in scores.items()
+            if v is None or isinstance(v, (int, float))
+        }
         if numbers:
             table[run.name] = numbers
             places.append(f"{run.scores.get('stage', '?')}, step {run.scores.get('step', '?')}")

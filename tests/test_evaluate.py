@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 import types
 from dataclasses import replace
 
@@ -256,7 +257,21 @@ def test_places_that_are_not_there(folders, tmp_path, capsys):
     assert "absent: no such file or folder (TRUE)" in capsys.readouterr().err
     out = tmp_path / "pred" / "im0.npz" / "o.json"  # below a file
     assert cli.main(["evaluate", *map(str, folders), "--json", str(out)]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    assert "im0.npz" in capsys.readouterr().err
+    assert cli.main(["evaluate", *map(str, folders), "--csv", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
+def test_fault_p5_names_of_any_bytes(folders, tmp_path):
+    pred, true = folders
+    for k, word in enumerate(("ä b", os.fsdecode(b"\xff"), "n" * 200)):
+        (pred / f"im{k}.npz").rename(pred / f"{word}.npz")
+        (true / f"im{k}.png").rename(true / f"{word}.png")
+    words = ["--json", str(tmp_path / "o.json"), "--csv", str(tmp_path / "o.csv"), "--quiet"]
+    assert cli.main(["evaluate", *map(str, folders), *words]) == 0
+    names = [row["name"] for row in load(tmp_path / "o.json")["per_image"]]
+    assert names == sorted(["ä b", os.fsdecode(b"\xff"), "n" * 200, "im3"])
+    assert "\\udcff" in (tmp_path / "o.csv").read_text(encoding="utf-8")
 
 
 # A predictor on a data set

@@ -116,7 +116,8 @@ class UNetPredictor:
         image = resize_nearest(image.to(self.runtime.device), sides)
         with self.runtime.autocast():
             logits = self.network(pad_to_multiple(image, self.stride))
-        return logits[:, : sides[0], : sides[1]].float().sigmoid().cpu()
+        inside: Tensor = logits[:, : sides[0], : sides[1]].float().sigmoid().cpu()
+        return inside
 
     def instances(self, inside: Tensor, threshold: float, min_size: int) -> Tensor:
         """Labels int64 [B, h, w]."""

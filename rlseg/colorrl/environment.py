@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rlseg.colorrl.config import RewardConfig
-from rlseg.colorrl.rewards import count_tables, first_reward, step_reward
+from rlseg.colorrl.rewards import Tables, count_tables, first_reward, step_reward
 from rlseg.colorrl.scene import Scene, make_scene
 from rlseg.data.samples import InstanceBatch
 from rlseg.errors import ConfigError
@@ -27,6 +27,7 @@ class ColoringEnv:
         self.config = config
         self.bits = bits
         self.generator = generator
+        self._tables: Tables
 
     def reset(self, batch: InstanceBatch) -> Tensor:
         """Starts an episode.

@@ -24,7 +24,8 @@ class PaperInput(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Float [B, out, H, W] from float [B, in, H, W]."""
         x = self.first(x)
-        return x + self.rest(x)
+        rest: Tensor = self.rest(x)
+        return x + rest
 
 
 class CodeInput(nn.Module):
@@ -45,7 +46,8 @@ class CodeInput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Float [B, out, H, W] from float [B, in, H, W]."""
-        return self.join(functional.elu(self.branches(x)))
+        out: Tensor = self.join(functional.elu(self.branches(x)))
+        return out
 
 
 class ColoringNetwork(nn.Module):

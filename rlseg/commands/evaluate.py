@@ -128,6 +128,7 @@ def run(args: argparse.Namespace) -> int:
                 f"{flag} belongs to `rlseg evaluate {other}`, but this is `rlseg evaluate {form}`; "
                 "leave it out"
             )
+    _check_outputs(args)
     result = _evaluate_run(args) if args.true is None else _evaluate_files(args)
     _report(result, args)
     return 0
@@ -210,6 +211,18 @@ def _evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
         "method": opened.method,
         "checkpoint": args.checkpoint or "best",
     }
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Refuses files that cannot be written, before the work and not after it."""
+    from rlseg.errors import ConfigError
+    from rlseg.files import output_folder
+
+    for path in (args.json, args.csv):
+        if path is not None:
+            output_folder(path.parent)
+            if path.is_dir():
+                raise ConfigError(f"{path} is a folder; name a file to write")
 
 
 def _report(result: dict[str, Any], args: argparse.Namespace) -> None:

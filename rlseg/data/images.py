@@ -72,7 +72,8 @@ def read_label_array(
 
     Args:
         path: PNG or TIFF with one channel: 1, 8, 16 or 32 bits, or a palette (indices are ids).
-        encoding: "rgb24": the id is R + 256 G + 65536 B of an 8-bit colour image.
+        encoding: "rgb24": 8-bit colour is read too, with the id R + 256 G + 65536 B; alpha must be
+            constant.
         max_pixels: largest width x height x frames.
 
     Returns:
@@ -226,9 +227,7 @@ def _label_plane(frame: Image.Image, path: Path) -> Array:
 
 def _rgb24_plane(frame: Image.Image, path: Path) -> Array:
     if frame.mode not in ("RGB", "RGBA"):
-        raise CorruptDatasetError(
-            f"{path}: mode {frame.mode}; the encoding rgb24 needs 8-bit RGB or RGBA"
-        )
+        return _label_plane(frame, path)
     bands = np.asarray(frame).astype(np.uint32)
     if frame.mode == "RGBA" and (bands[..., 3] != bands[0, 0, 3]).any():
         raise CorruptDatasetError(

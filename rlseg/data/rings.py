@@ -66,7 +66,7 @@ def ring_pairs(
     chunk = max(1, CHUNK_CELLS // math.prod(extent))
     background, flat = len(image_of), index.flatten()
     owners, pixels = [], []
-    for some, corner in zip(wanted.split(chunk), start.split(chunk), strict=True):
+    for some, corner in zip(torch.split(wanted, chunk), torch.split(start, chunk), strict=True):
         place = image_of[some].view(-1, *(1,) * len(sides))
         exists = torch.ones_like(place, dtype=torch.bool)
         for axis, (side, length) in enumerate(zip(sides, extent, strict=True)):

@@ -44,7 +44,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Float [B, out, H, W] from float [B, in, H, W]."""
         x = self.first(x)
-        return x + self.widen(self.squeeze(x))
+        change: Tensor = self.widen(self.squeeze(x))
+        return x + change
 
 
 class UpConv(nn.Module):
@@ -57,7 +58,8 @@ class UpConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Float [B, out, 2H, 2W] from float [B, in, H, W]."""
-        return self.conv(self.up(x))
+        out: Tensor = self.conv(self.up(x))
+        return out
 
 
 class AttentionGate(nn.Module):
