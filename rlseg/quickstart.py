@@ -22,16 +22,17 @@ from rlseg.baselines.classical import (
 )
 from rlseg.config import dump
 from rlseg.data import open_dataset
+from rlseg.data.base import Splits
 from rlseg.data.samples import InstanceSample
 from rlseg.files import as_json, write_whole
 from rlseg.methods import make_config, method_module
 from rlseg.metrics import InstanceScores
 from rlseg.prediction import Predictor
-from rlseg.recipes import load_recipe
+from rlseg.recipes import Recipe, load_recipe
 from rlseg.report import Section, write_report
 from rlseg.runs import open_run
-from rlseg.train.runtime import make_runtime
-from rlseg.train.trainer import Trainer
+from rlseg.train.runtime import Runtime, make_runtime
+from rlseg.train.trainer import Trainer, TrainResult
 
 RECIPE = "quickstart"
 METRICS = ("sbd", "abs_dic", "ap50", "arand")
@@ -58,12 +59,43 @@ def run(*, minutes: float, seed: int, out: Path, device: str = "auto", quiet: bo
         quiet: print nothing but the table.
     """
     recipe = load_recipe(RECIPE)
+    runtime = make_runtime(device, fast_precision(device), seed, 1)
+    data = open_dataset(recipe.dataset, None, recipe.data)
+    result = _train(recipe, data, runtime, out, minutes, quiet)
+    if result.status == "interrupted":
+        return result.exit_code
+    if not quiet:
+        print("scoring unseen scenes, tuning the baselines ...", file=sys.stderr)
+    test = _samples(data.split("test"))
+    predictor = open_run(out, device=str(runtime.device)).predictor
+    labels: dict[str, list[Tensor]] = {
+        "colorrl": [predictor(sample.image.unsqueeze(0)).labels[0] for sample in test]
+    }
+    for name, (method, settings, known) in tuned_baselines(_samples(data.split("tune"))).items():
+        labels[name] = [
+            torch.from_numpy(segment(sample, method, settings, known)) for sample in test
+        ]
+    table = {name: scores(found, test) for name, found in labels.items()}
+    write_whole(out / "table.json", as_json(table))
+    write_report(
+        [out],
+        out / "report.html",
+        title="rlseg quickstart: ColorRL on touching cells",
+        sections=_sections(table, test, labels, predictor),
+        examples=0,
+        device=str(runtime.device),
+    )
+    _show(table, out, result.seconds)
+    return result.exit_code
+
+
+def _train(
+    recipe: Recipe, data: Splits, runtime: Runtime, out: Path, minutes: float, quiet: bool
+) -> TrainResult:
     module = method_module(recipe.method)
     config = make_config(
         module, preset=recipe.preset, recipe=recipe.config, overrides=[], where=RECIPE
     )
-    runtime = make_runtime(device, fast_precision(device), seed, 1)
-    data = open_dataset(recipe.dataset, None, recipe.data)
     trainer = Trainer(
         out,
         runtime,
@@ -79,25 +111,16 @@ def run(*, minutes: float, seed: int, out: Path, device: str = "auto", quiet: bo
         data_digest=data.digest,
         quiet=quiet,
     )
-    result = trainer.run(lambda: module.stages(config, data, runtime), minutes=minutes)
-    if result.status == "interrupted":
-        return result.exit_code
-    if not quiet:
-        print("scoring 64 unseen scenes ...", file=sys.stderr)
-    tuning = _samples(data.split("tune"))
-    test = _samples(data.split("test"))
-    predictor = open_run(out, device=str(runtime.device)).predictor
-    baselines = tuned_baselines(tuning)
-    labels: dict[str, list[Tensor]] = {
-        "colorrl": [predictor(sample.image.unsqueeze(0)).labels[0] for sample in test]
-    }
-    for name, (method, settings, known) in baselines.items():
-        labels[name] = [
-            torch.from_numpy(segment(sample, method, settings, known)) for sample in test
-        ]
-    table = {name: scores(found, test) for name, found in labels.items()}
-    write_whole(out / "table.json", as_json(table))
-    shown = [
+    return trainer.run(lambda: module.stages(config, data, runtime), minutes=minutes)
+
+
+def _sections(
+    table: Mapping[str, Mapping[str, float]],
+    test: Sequence[InstanceSample],
+    labels: Mapping[str, Sequence[Tensor]],
+    predictor: Predictor,
+) -> list[Section]:
+    rows = [
         (
             sample.name,
             {
@@ -109,35 +132,26 @@ def run(*, minutes: float, seed: int, out: Path, device: str = "auto", quiet: bo
         )
         for k, sample in enumerate(test[:SHOWN])
     ]
-    steps = [
-        (test[k].name, picture)
-        for k in range(2)
-        if (picture := figures.bit_maps(test[k].image, _trace(predictor, test[k]))) is not None
-    ]
+    steps = []
+    for sample in test[:2]:
+        trace = predictor(sample.image.unsqueeze(0), trace=True).trace
+        picture = figures.bit_maps(sample.image, trace)
+        if picture is not None:
+            steps.append((sample.name, picture))
     about = (
-        f"64 scenes that training never saw, {data.digest[:12]}. Watershed's threshold, marker "
-        "distance and minimum size are tuned on 64 further scenes; ColorRL's minimum size on 32 "
-        "validation scenes. ARAND is an error: lower is better."
+        f"{len(test)} scenes that training never saw. Watershed's threshold, marker distance and "
+        "minimum size are tuned on 64 further scenes; ColorRL's minimum size on 32 validation "
+        "scenes. ARAND is an error: lower is better."
     )
-    write_report(
-        [out],
-        out / "report.html",
-        title="rlseg quickstart: ColorRL on touching cells",
-        sections=[
-            Section(title="Scores", text=about, table=_readable(table)),
-            Section(title="Pictures", pictures=[("", figures.panels(shown))]),
-            Section(
-                title="Bit by bit",
-                text="In each step every pixel sets one bit; the colours are the bits so far. "
-                "Pieces of equal colour are the instances.",
-                pictures=steps,
-            ),
-        ],
-        examples=0,
-        device=str(runtime.device),
+    colouring = (
+        "In each step every pixel sets one bit; the colours are the bits so far. Pieces of equal "
+        "colour are the instances."
     )
-    _show(table, out, result.seconds)
-    return result.exit_code
+    return [
+        Section(title="Scores", text=about, table=_readable(table)),
+        Section(title="Pictures", pictures=[("", figures.panels(rows))]),
+        Section(title="Bit by bit", text=colouring, pictures=steps),
+    ]
 
 
 def fast_precision(device: str) -> str:
@@ -183,10 +197,6 @@ def scores(found: Sequence[Tensor], samples: Sequence[InstanceSample]) -> dict[s
 
 def _samples(dataset: Sequence[InstanceSample]) -> list[InstanceSample]:
     return [dataset[index] for index in range(len(dataset))]
-
-
-def _trace(predictor: Predictor, sample: InstanceSample) -> Mapping[str, Tensor]:
-    return predictor(sample.image.unsqueeze(0), trace=True).trace
 
 
 def _readable(table: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, str]]:

@@ -166,31 +166,37 @@ class CheckpointStore:
                 f"{MAX_CHECKPOINT_HEADER_BYTES} are read back: keep long lists as tensors"
             )
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            old = self._readable_manifest() if self.exists() else {}
-            name = self._free_name(step, old)
-            files = {
-                f"{name}.safetensors": safetensors_chunks(tensors),
-                f"{name}.json": iter([text]),
-            }
-            records = {
-                file: write_atomically(self.folder / file, chunks) for file, chunks in files.items()
-            }
-            entry = {"step": step, "files": {f: vars(record) for f, record in records.items()}}
-            manifest = {**head, "index": index, "latest": entry}
-            if previous := self._base or old.get("latest"):
-                manifest["previous"] = previous
-            if best or "best" in old:
-                manifest["best"] = entry if best else old["best"]
-            for target in (MANIFEST, MANIFEST_COPY):
-                write_atomically(self.folder / target, [_sealed(manifest)])
-            self._base = entry
-            self._delete_unnamed(manifest)
+            return self._commit({**head, "index": index}, tensors, text, best)
         except OSError as error:
             raise CheckpointError(
                 f"cannot save step {step} to {self.folder}: {error}; free some space or fix the "
                 "permissions, then --resume; the checkpoint before is intact"
             ) from error
+
+    def _commit(
+        self, head: Mapping[str, Any], tensors: Mapping[str, Tensor], text: bytes, best: bool
+    ) -> Path:
+        """Writes the two files, then the manifest that makes them count, then deletes the rest."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        old = self._readable_manifest() if self.exists() else {}
+        name = self._free_name(head["step"], old)
+        files = {
+            f"{name}.safetensors": safetensors_chunks(tensors),
+            f"{name}.json": iter([text]),
+        }
+        records = {
+            file: write_atomically(self.folder / file, chunks) for file, chunks in files.items()
+        }
+        entry = {"step": head["step"], "files": {f: vars(record) for f, record in records.items()}}
+        manifest = {**head, "latest": entry}
+        if previous := self._base or old.get("latest"):
+            manifest["previous"] = previous
+        if best or "best" in old:
+            manifest["best"] = entry if best else old["best"]
+        for target in (MANIFEST, MANIFEST_COPY):
+            write_atomically(self.folder / target, [_sealed(manifest)])
+        self._base = entry
+        self._delete_unnamed(manifest)
         return self.folder / f"{name}.json"
 
     def load(self, which: str = "best", *, lenient: bool = False) -> Checkpoint:
