@@ -163,12 +163,9 @@ def _failed(error: Exception, args: argparse.Namespace | None) -> int:
     debug = args is not None and args.debug
     if debug:
         traceback.print_exception(error)
-    if isinstance(error, DivergenceError):
-        sys.stderr.write(f"rlseg: {error}\n")
-        return DIVERGED
     if isinstance(error, RlsegError):
-        sys.stderr.write(f"rlseg: {error}\n")
-        return USER_ERROR
+        sys.stderr.write(f"rlseg: {_one_line(error)}\n")
+        return DIVERGED if isinstance(error, DivergenceError) else USER_ERROR
     if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch for it
         sys.stderr.write(
             "rlseg: the GPU has not enough memory; lower the batch or crop size "
@@ -180,10 +177,15 @@ def _failed(error: Exception, args: argparse.Namespace | None) -> int:
         return USER_ERROR
     place = _write_crash(error, args)
     sys.stderr.write(
-        f"rlseg: unexpected {type(error).__name__}: {error}; this is a bug in rlseg: please report "
-        f"it with {place}\n"
+        f"rlseg: unexpected {type(error).__name__}: {_one_line(error)}; this is a bug in rlseg: "
+        f"please report it with {place}\n"
     )
     return BUG
+
+
+def _one_line(error: Exception) -> str:
+    # Parts that come from libraries may run over several lines.
+    return " ".join(line.strip() for line in str(error).splitlines())
 
 
 def _write_crash(error: Exception, args: argparse.Namespace | None) -> str:

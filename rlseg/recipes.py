@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Literal
 
 from rlseg.config import build, nearest
 from rlseg.errors import ConfigError
@@ -33,6 +34,8 @@ class Recipe:
     """Split that `rlseg bench run` scores."""
     minutes: float | None = None
     """Training stops after this many minutes unless `--minutes` says otherwise."""
+    precision: Literal["fp32", "bf16"] | None = None
+    """Precision unless `--precision` says otherwise."""
     title: str = ""
     """One line for tables and reports."""
     source: str = ""

@@ -87,7 +87,7 @@ def score_values(evaluated: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def curve_of(scalars: Sequence[Mapping[str, Any]]) -> tuple[CurvePoint, ...]:
-    """The evaluations in a log, with the clock of the line before each."""
+    """The evaluations in a log, each with its clock or that of the nearest line before."""
     points: list[CurvePoint] = []
     seconds: float | None = None
     for record in scalars:

@@ -131,6 +131,11 @@ def open_run(path: Path, *, checkpoint: str = "best", device: str = "cpu") -> Op
     """
     named = checkpoint if checkpoint in ("best", "latest", "previous") else "best"
     place = path if named == checkpoint else Path(checkpoint)
+    if place != path and not place.exists():
+        raise CheckpointError(
+            f"checkpoint {checkpoint!r} is not one of best, latest, previous, nor a file; "
+            f"those of {path} lie in the folders of its stages"
+        )
     folder = run_folder_of(place)
     record = read_record(folder)
     found = load_checkpoint(place, named)

@@ -285,15 +285,17 @@ def test_a_result_survives_its_file(tmp_path):
         load_results(tmp_path)
 
 
-def test_curves_take_the_clock_of_the_line_before():
+def test_curves_take_their_clock_or_that_of_the_line_before():
     log = [
         {"stage": "a", "step": 1, "loss": 1.0, "seconds": 3.5},
         {"stage": "a", "step": 1, "eval/sbd": 0.5, "eval/x": None},
         {"stage": "b", "step": 2, "eval/sbd": 0.75},
+        {"stage": "b", "step": 3, "eval/sbd": 0.5, "seconds": 7.0},
     ]
     assert curve_of(log) == (
         CurvePoint(stage="a", step=1, seconds=3.5, scores={"sbd": 0.5, "x": None}),
         CurvePoint(stage="b", step=2, seconds=3.5, scores={"sbd": 0.75}),
+        CurvePoint(stage="b", step=3, seconds=7.0, scores={"sbd": 0.5}),
     )
 
 

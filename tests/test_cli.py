@@ -288,6 +288,25 @@ def test_recipe_gives_method_data_and_budget_and_flags_win(tmp_path, capsys):
     assert "leave one of the two out" in capsys.readouterr().err
 
 
+def test_precision_comes_from_the_recipe_unless_the_flag_says_otherwise(tmp_path, capsys):
+    recipe = tmp_path / "mine.toml"
+    text = f'method = "{METHOD}"\ndataset = "cells"\npreset = "fast"\n'
+    words = ["train", "--recipe", str(recipe), *SMALL, "--device", "cpu", "--quiet", "--no-report"]
+
+    def precision(first_line, *flags):
+        recipe.write_text(first_line + text)
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        assert cli.main([*words, "--steps", "1", "--out", str(out), *flags]) == 0
+        return read_record(out).runtime.precision
+
+    assert precision("") == "fp32"
+    assert precision('precision = "bf16"\n') == "bf16"
+    assert precision('precision = "bf16"\n', "--precision", "fp32") == "fp32"
+    recipe.write_text('precision = "fp16"\n' + text)
+    assert cli.main([*words, "--out", str(tmp_path / "bad")]) == 2
+    assert "precision: expected 'fp32' or 'bf16'" in capsys.readouterr().err
+
+
 def test_train_ends_with_a_report_unless_told_otherwise(tmp_path, capsys):
     out = tmp_path / "run"
     assert cli.main([*TRAIN, "--out", str(out), "--preset", "fast"]) == 0

@@ -22,6 +22,7 @@ from rlseg.data.transforms import Augmentation, TrainingTransform, resize_neares
 from rlseg.data.whole import Scaled, WholeImages
 from rlseg.errors import CheckpointError, ConfigError
 from rlseg.metrics import adapted_rand_error, count_difference, overlap, symmetric_best_dice
+from rlseg.networks.unet import check_features
 from rlseg.prediction import Prediction
 from rlseg.shapes import expect, pad_to_multiple
 from rlseg.supervised import BoundaryLearner, BoundaryNetwork
@@ -62,6 +63,7 @@ class Config:
     """Labels grow into the boundary by this many network pixels afterwards."""
 
     def __post_init__(self) -> None:
+        check_features(self.features)
         stride = 2 ** (len(self.features) - 1)
         if self.crop < 1 or self.crop % stride:
             raise ConfigError(
@@ -72,6 +74,8 @@ class Config:
             raise ConfigError(f"scale must be above 0 and at most 4, got {self.scale}")
         if min(self.batch, self.steps, self.evaluate_every, self.boundary_width) < 1:
             raise ConfigError("batch, steps, evaluate_every and boundary_width must be at least 1")
+        if self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate must be above 0, got {self.learning_rate}")
         if not self.thresholds or not all(0 < t < 1 for t in self.thresholds):
             raise ConfigError(f"thresholds must lie between 0 and 1, got {list(self.thresholds)}")
         if not self.min_sizes or min(self.min_sizes) < 0 or self.expand < 0:
@@ -225,7 +229,7 @@ def load_predictor(config: Config, checkpoint: Checkpoint, runtime: Runtime) -> 
         predictor.min_size = int(state["min_size"])
     except (KeyError, RuntimeError, StopIteration) as error:
         raise CheckpointError(
-            f"{checkpoint.path}: its weights do not fit its configuration ({error}); "
-            "use the config.json the run was trained with"
+            f"{checkpoint.path}: its weights do not fit its configuration "
+            f"({' '.join(str(error).split())[:200]}); use the config.json the run was trained with"
         ) from error
     return predictor

@@ -42,9 +42,15 @@ __all__ = [
 PRESETS: Mapping[str, Mapping[str, object]] = {
     # The published method: the defaults of `Config`.
     "paper": {"gradient": "sampled", "hints.steps": 0, "expand": 0},
-    # A supervised boundary map as an input channel, and the immediate reward of both bits. Gaps
-    # that dropped pieces leave are filled from their neighbours.
-    "ours": {"gradient": "counterfactual", "hints.steps": 300, "expand": 2},
+    # A supervised boundary map as an input channel, and the immediate reward of both bits. Images
+    # larger than the crops are coloured at the size of the crops, and gaps that dropped pieces
+    # leave are filled from their neighbours.
+    "ours": {
+        "gradient": "counterfactual",
+        "hints.steps": 300,
+        "inference": "tiles",
+        "expand": 2,
+    },
 }
 """Starting points chosen by `--preset`: overrides of `Config` by dotted path."""
 
@@ -149,7 +155,7 @@ def load_predictor(config: Config, checkpoint: Checkpoint, runtime: Runtime) -> 
         min_size = int(state["min_size"])
     except (KeyError, RuntimeError, StopIteration) as error:
         raise CheckpointError(
-            f"{checkpoint.path}: its weights do not fit its configuration ({error}); "
-            "use the config.json the run was trained with"
+            f"{checkpoint.path}: its weights do not fit its configuration "
+            f"({' '.join(str(error).split())[:200]}); use the config.json the run was trained with"
         ) from error
     return ColorPredictor(config, network, hints, in_channels, runtime, min_size)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from rlseg.data.transforms import Augmentation
 from rlseg.errors import ConfigError
+from rlseg.networks.unet import check_features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,9 @@ class HintConfig:
     def __post_init__(self) -> None:
         if self.steps < 0:
             raise ConfigError(f"hints.steps must not be negative, got {self.steps}")
+        check_features(self.features)
+        if self.learning_rate < 0:
+            raise ConfigError(f"hints.learning_rate must not be negative, got {self.learning_rate}")
         if self.boundary_width < 1:
             raise ConfigError(f"hints.boundary_width must be >= 1, got {self.boundary_width}")
 
@@ -151,6 +155,10 @@ class Config:
     """Score that picks the minimum size and the best checkpoint on the validation split."""
     min_sizes: tuple[int, ...] = (0, 5, 10, 20, 40, 80, 160)
     """Minimum component sizes in network pixels, tried on the validation split."""
+    inference: Literal["whole", "tiles"] = "whole"
+    """Colour an image at once (paper), or in half-overlapping windows of the size of the training
+    crops, whose pieces are stitched: what the network takes from the image border and the
+    normalisation fits no other size (colorrl fact 9.16)."""
     expand: int = 0
     """Labels grow into background by this many network pixels afterwards; the paper: 0."""
 
@@ -161,6 +169,7 @@ class Config:
             )
         if not 0 < self.scale <= 4:
             raise ConfigError(f"scale must be above 0 and at most 4, got {self.scale}")
+        check_features(self.features)
         stride = 2 ** (len(self.features) - 1)
         if self.crop < 1 or self.crop % stride:
             raise ConfigError(
@@ -174,6 +183,11 @@ class Config:
             )
         if self.batch < 1 or self.evaluate_every < 1 or self.expand < 0:
             raise ConfigError("batch and evaluate_every must be at least 1, expand at least 0")
+        for name in ("discount", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be in 0..1, got {getattr(self, name)}")
+        if self.max_norm is not None and self.max_norm <= 0:
+            raise ConfigError(f"max_norm must be above 0, or left out, got {self.max_norm}")
         if not self.phases:
             raise ConfigError("phases is empty: training needs at least one")
         if not self.min_sizes or min(self.min_sizes) < 0:

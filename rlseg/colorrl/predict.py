@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,7 +17,28 @@ from rlseg.data.transforms import resize_nearest
 from rlseg.metrics import adapted_rand_error, count_difference, overlap, symmetric_best_dice
 from rlseg.prediction import Prediction
 from rlseg.shapes import expect, pad_to_multiple
+from rlseg.stitching import Windows, assemble, cover, stitch
 from rlseg.train.runtime import Runtime
+
+TILE_OVERLAP = 0.5
+"""Share by which neighbouring windows overlap."""
+STITCH_IOU = 0.5
+"""Pieces of two windows become one if they share more than this of their union."""
+MAX_WINDOWS = 32
+"""Windows coloured at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Colored:
+    """Images coloured window by window; one window each unless `inference` is "tiles"."""
+
+    windows: Windows
+    colors: Tensor
+    """int64 [B, n, h, w]."""
+    bits: Tensor
+    """uint8 [B, n, T, h, w]."""
+    hints: Tensor | None
+    """float [B, n, 1, h, w], or None without hints."""
 
 
 class ColorPredictor:
@@ -64,31 +86,39 @@ class ColorPredictor:
         """
         expect(f"B {self.in_channels} H W", image=image)
         sides = tuple(image.shape[2:])
-        colors, bits, hint = self.color(image)
-        labels = self.instances(colors, self.min_size)
+        colored = self.color(image)
+        labels = self.instances(colored, self.min_size)
         found: dict[str, Tensor] = {}
         if trace:
+            bits = assemble(colored.bits, colored.windows)
             found["bits"] = resize_nearest(bits, sides)
-            found["colors"] = resize_nearest(colors, sides)
-            if hint is not None:
-                found["hints"] = resize_nearest(hint, sides)
+            found["colors"] = resize_nearest(assemble(colored.colors, colored.windows), sides)
+            if colored.hints is not None:
+                found["hints"] = resize_nearest(assemble(colored.hints, colored.windows), sides)
         return Prediction(labels=resize_nearest(labels, sides), trace=found)
 
+    def color(self, image: Tensor) -> Colored:
+        """Colours of float images [B, C, H, W] at network resolution, on the CPU."""
+        image = resize_nearest(image, self.network_sides(image))
+        sides = (image.shape[2], image.shape[3])
+        tiled = self.config.inference == "tiles"
+        windows = cover(sides, self.config.crop if tiled else None, TILE_OVERLAP)
+        parts = [self._color(part) for part in torch.split(windows.cut(image), MAX_WINDOWS)]
+        shape = (len(image), len(windows.corners))
+        bits = _per_image(torch.cat([part[0] for part in parts]), shape)
+        worth = 2 ** torch.arange(self.config.depth)
+        colors = (bits.long() * worth.view(-1, 1, 1)).sum(dim=2)
+        hints = None
+        if self.hints is not None:
+            hints = _per_image(torch.cat([part[1] for part in parts]), shape)
+        return Colored(windows=windows, colors=colors, bits=bits, hints=hints)
+
     @torch.no_grad()
-    def color(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Colours at network resolution, padding removed.
-
-        Args:
-            image: float [B, C, H, W].
-
-        Returns:
-            colors int64 [B, h, w], bits uint8 [B, T, h, w], and the hint map float [B, 1, h, w]
-            or None; all on the CPU, h = round(scale * H).
-        """
+    def _color(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Bits uint8 [B, T, h, w] and hint maps float [B, 0 or 1, h, w] of network-sized images."""
         self.network.eval()
-        image = resize_nearest(image.to(self.runtime.device), self.network_sides(image))
         height, width = image.shape[2:]
-        image = pad_to_multiple(image, self.stride)
+        image = pad_to_multiple(image.to(self.runtime.device), self.stride)
         observation = self.with_hints(image)
         planes = image.new_zeros(len(image), self.config.depth, *image.shape[2:])
         with self.runtime.autocast():
@@ -99,16 +129,19 @@ class ColorPredictor:
             planes = planes.clone()
             planes[:, t] = (policy[:, 1] > policy[:, 0]).to(planes.dtype) * 2 - 1
         bits = (planes[..., :height, :width] > 0).to(torch.uint8)
-        worth = 2 ** torch.arange(self.config.depth, device=bits.device)
-        colors = (bits.long() * worth.view(1, -1, 1, 1)).sum(dim=1)
-        hint = None
-        if self.hints is not None:
-            hint = observation[:, -1:, :height, :width].cpu()
-        return colors.cpu(), bits.cpu(), hint
+        return bits.cpu(), observation[:, self.in_channels :, :height, :width].cpu()
 
-    def instances(self, colors: Tensor, min_size: int) -> Tensor:
-        """Labels int64 [B, h, w] of colours int64 [B, h, w]; both at network resolution."""
-        labels = remove_small(label_components(colors), min_size)
+    def instances(self, colored: Colored, min_size: int) -> Tensor:
+        """Labels int64 [B, h, w] at network resolution: equal-coloured pieces, stitched."""
+        images, count = colored.colors.shape[:2]
+        pieces = label_components(colored.colors.flatten(0, 1))
+        pieces = _per_image(remove_small(pieces, min_size), (images, count))
+        if count == 1:
+            labels = pieces[:, 0]
+        else:
+            stitched = [stitch(one, colored.windows, STITCH_IOU) for one in pieces]
+            # A window's border may leave slivers of its pieces behind.
+            labels = remove_small(label_components(torch.stack(stitched)), min_size)
         return expand_labels(labels, self.config.expand) if self.config.expand else labels
 
     def with_hints(self, image: Tensor) -> Tensor:
@@ -122,6 +155,11 @@ class ColorPredictor:
     def network_sides(self, image: Tensor) -> tuple[int, ...]:
         """Sides of the image after scaling, at least one pixel."""
         return tuple(max(round(side * self.config.scale), 1) for side in image.shape[2:])
+
+
+def _per_image(parts: Tensor, shape: tuple[int, int]) -> Tensor:
+    """[B, n, *any] from [B * n, *any]."""
+    return parts.reshape(*shape, *parts.shape[1:])
 
 
 def choose_min_size(
@@ -141,12 +179,9 @@ def choose_min_size(
     """
     rows: dict[int, list[tuple[float, float, float, float]]] = {}
     for batch in items:
-        colors, _, _ = predictor.color(batch.image)
-        components = label_components(colors)
+        colored = predictor.color(batch.image)
         for size in config.min_sizes:
-            labels = remove_small(components, size)
-            if config.expand:
-                labels = expand_labels(labels, config.expand)
+            labels = predictor.instances(colored, size)
             sides = tuple(batch.labels.shape[1:])
             labels = resize_nearest(labels, sides)
             for found, true, valid in zip(labels, batch.labels, batch.valid, strict=True):

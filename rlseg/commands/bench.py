@@ -49,7 +49,7 @@ def _add_run(actions: Any) -> None:
         "run",
         help="train and score recipes",
         description="Trains and scores recipes with several seeds. Runs that were begun go on.",
-        epilog="examples:\n  rlseg bench run cells_ours --seeds 0 1 2\n"
+        epilog="examples:\n  rlseg bench run quickstart --seeds 0 1 2\n"
         "  rlseg bench run cremi_256_cpu my.toml --root cremi=data/cremi --minutes 60 --jobs 2",
     )
     run_.add_argument("recipes", metavar="RECIPE", nargs="+", help="names or .toml files")

@@ -54,7 +54,9 @@ def add_parser(subparsers: Any) -> None:
     how.add_argument("--minutes", metavar="M", type=positive_float, help="stop after M minutes")
     how.add_argument("--seed", metavar="S", type=natural, help="seed of all randomness (0)")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<i> (auto)")
-    how.add_argument("--precision", choices=("fp32", "bf16"), help="fp32 or bf16 (fp32)")
+    how.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="fp32 or bf16 (the recipe's, else fp32)"
+    )
     how.add_argument(
         "--threads", metavar="N", type=positive_int, default=1, help="CPU threads of torch (1)"
     )
@@ -185,7 +187,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         config=_config(method, preset, recipe, args.set),
         out=args.out or Path("runs") / f"{name}-{seed}",
         seed=seed,
-        precision=args.precision or "fp32",
+        precision=args.precision or (recipe.precision if recipe else None) or "fp32",
         minutes=args.minutes or (recipe.minutes if recipe else None),
     )
 

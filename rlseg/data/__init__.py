@@ -65,13 +65,15 @@ def open_dataset(
         options: fields of the data set's `Options`; what is absent keeps its default.
 
     Raises:
-        ConfigError: unknown name or option, or an option out of range.
+        ConfigError: unknown name or option, an option out of range, or a root for generated data.
         DatasetNotFoundError: nothing at `root`; the message says what was looked for.
         CorruptDatasetError: files that contradict each other or the layout.
     """
     from rlseg.config import build
 
     module = dataset_module(name)
+    if root is not None and not module.needs_root:
+        raise ConfigError(f"data set {name!r} is generated and reads nothing; leave out {root}")
     return module.open_splits(root, build(module.Options, options or {}, f"data set {name}"))
 
 

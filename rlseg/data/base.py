@@ -110,7 +110,8 @@ class Splits:
         """
         if name not in self.parts:
             raise ConfigError(
-                f"data set {self.dataset!r} has no split {name!r}; it has {', '.join(self.parts)}"
+                f"data set {self.dataset!r} has no split {name!r}; it has {', '.join(self.parts)}: "
+                "name one of these, or add the missing files"
             )
         return self.parts[name]
 

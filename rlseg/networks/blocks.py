@@ -27,9 +27,9 @@ class ConvNormELU(nn.Module):
 
 def instance_norm(x: Tensor) -> Tensor:
     """Every channel of every image at mean 0 and variance 1; a constant channel becomes 0."""
-    # One group per channel is instance normalisation, and unlike `F.instance_norm` it accepts
-    # a single pixel per channel and keeps the channels-last layout.
-    return functional.group_norm(x, x.shape[1])
+    # One group per channel is instance normalisation, and unlike `F.instance_norm` it keeps the
+    # channels-last layout; the wrapper in `functional` refuses a single pixel per channel.
+    return torch.group_norm(x, x.shape[1])
 
 
 class ResidualBlock(nn.Module):

@@ -12,6 +12,18 @@ from rlseg.errors import ConfigError
 from rlseg.networks.blocks import AttentionGate, ResidualBlock, UpConv
 
 
+def check_features(features: Sequence[int]) -> None:
+    """Nothing, if an `AttentionUNet` can have these channels per level.
+
+    Raises:
+        ConfigError: fewer than two levels, or a count that is odd or below 2.
+    """
+    if len(features) < 2 or any(f < 2 or f % 2 for f in features):
+        raise ConfigError(
+            f"features must be at least two even channel counts, got {list(features)}"
+        )
+
+
 class AttentionUNet(nn.Module):
     """U-Net of residual blocks with attention on the skips (colorrl facts 4.1, 4.2).
 
@@ -22,10 +34,7 @@ class AttentionUNet(nn.Module):
 
     def __init__(self, features: Sequence[int]) -> None:
         super().__init__()
-        if len(features) < 2 or any(f < 2 or f % 2 for f in features):
-            raise ConfigError(
-                f"features must be at least two even channel counts, got {list(features)}"
-            )
+        check_features(features)
         self.stride = 2 ** (len(features) - 1)
         widths = list(features)
         self.encoder = nn.ModuleList(

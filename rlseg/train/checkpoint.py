@@ -397,5 +397,4 @@ def _tensors(path: Path, data: bytes) -> dict[str, Tensor]:
         tensors = safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
-    # Clones are aligned and own their memory, like the tensors that were saved.
-    return {name: tensor.clone() for name, tensor in tensors.items()}
+    return {name: tensor.clone() for name, tensor in tensors.items()}  # aligned, own memory

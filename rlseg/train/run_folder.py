@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,8 +18,14 @@ from typing import Any
 
 import torch
 
-from rlseg.errors import CheckpointError, ConfigError
-from rlseg.train.checkpoint import stage_stores, write_atomically
+from rlseg.errors import (
+    CheckpointError,
+    ConfigError,
+    CorruptDatasetError,
+    DatasetNotFoundError,
+    ShapeError,
+)
+from rlseg.train.checkpoint import CheckpointStore, stage_stores, write_atomically
 from rlseg.train.plain_json import parse_json, to_json
 
 CONFIG = "config.json"
@@ -119,16 +126,52 @@ def write_record(folder: Path, name: str, value: Any) -> None:
         raise CheckpointError(f"cannot write {folder / name}: {error}") from error
 
 
-def check_unused(folder: Path) -> None:
-    """Nothing, if no run has been here.
+@contextmanager
+def removed_if_refused(folder: Path) -> Iterator[None]:
+    """Removes the folder if an error of the user's ends the block before any step was made.
+
+    To be entered by who has made the folder and holds its lock.
+    """
+    try:
+        yield
+    except (ConfigError, ShapeError, DatasetNotFoundError, CorruptDatasetError):
+        if folder.is_dir() and not any(map(_begun, stage_stores(folder))):
+            shutil.rmtree(folder)
+        raise
+
+
+def check_recorded(folder: Path) -> None:
+    """Nothing, if the folder holds the configuration of a run.
 
     Raises:
-        ConfigError: the folder holds checkpoints.
+        CheckpointError: it does not.
     """
-    if stage_stores(folder):
+    if not (folder / CONFIG).exists():
+        raise CheckpointError(
+            f"nothing to resume in {folder}: it has no {CONFIG}; leave out --resume to start"
+        )
+
+
+def check_unused(folder: Path) -> None:
+    """Nothing, if no step has been trained here; what a failed start has left is removed.
+
+    Raises:
+        ConfigError: the folder holds checkpoints of a run that has begun.
+    """
+    stores = stage_stores(folder)
+    if any(_begun(store) for store in stores):
         raise ConfigError(
             f"{folder} already holds a run; go on with it (--resume) or choose another --out"
         )
+    for store in stores:  # a stage that the new run lacks must not be taken for one of its own
+        store.clear()
+
+
+def _begun(store: CheckpointStore) -> bool:
+    try:
+        return store.index() > 0 or store.load("latest").step > 0
+    except CheckpointError:
+        return True  # damaged: nobody knows how far it was, so it is not replaced
 
 
 def check_same(folder: Path, wanted: Mapping[str, Any], allow_change: Sequence[str]) -> None:
@@ -143,11 +186,8 @@ def check_same(folder: Path, wanted: Mapping[str, Any], allow_change: Sequence[s
     Raises:
         CheckpointError: no run here, or something else differs; the message lists it.
     """
+    check_recorded(folder)
     path = folder / CONFIG
-    if not path.exists():
-        raise CheckpointError(
-            f"nothing to resume in {folder}: it has no {CONFIG}; leave out --resume to start"
-        )
     old = dict(leaves(parse_json(path.read_bytes(), path, MAX_CONFIG_BYTES)))
     new = dict(leaves(json.loads(to_json(wanted))))
     changed = [

@@ -270,7 +270,8 @@ class StageRun:
             session.progress.scalars(named)
             session.scores = scores
             if session.runtime.rank == 0:
-                session.log.write(stage.name, self.step, named)
+                clock = {"seconds": round(session.seconds, 3)}
+                session.log.write(stage.name, self.step, {**named, **clock})
                 plain = {k: v if math.isfinite(v) else None for k, v in scores.items()}
                 record = {"stage": stage.name, "step": self.step, "scores": plain}
                 write_record(session.folder, SCORES, record)

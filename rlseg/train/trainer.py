@@ -155,8 +155,13 @@ class Trainer:
     def _open_folder(self, stack: ExitStack, resume: bool, allow_change: Sequence[str]) -> None:
         if self.runtime.rank > 0:
             return  # rank 0 alone writes
+        if resume:
+            folders.check_recorded(self.folder)  # before a folder is made
+        made_here = not self.folder.exists()
         folders.prepare(self.folder)
         stack.enter_context(folders.lock(self.folder, self._progress.note))
+        if made_here:
+            stack.enter_context(folders.removed_if_refused(self.folder))
         if resume:
             folders.check_same(self.folder, self._record, allow_change)
         else:

@@ -1,0 +1,101 @@
+"""Whole images in order, and a data set at another resolution."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from rlseg.data.samples import InstanceSample
+from rlseg.data.whole import Scaled, WholeImages
+from rlseg.errors import ConfigError
+
+
+def sample(name, height, width, value=0.5):
+    labels = torch.zeros(height, width, dtype=torch.int64)
+    labels[: height // 2, : width // 2] = 1
+    labels[-1, -1] = 2
+    valid = torch.ones(height, width, dtype=torch.bool)
+    valid[0, -1] = False
+    return InstanceSample(
+        image=torch.full((1, height, width), value), labels=labels, valid=valid, name=name
+    )
+
+
+def names(items):
+    return [batch.names for batch in items]
+
+
+def test_batches_hold_every_image_once_in_order():
+    data = [sample(str(k), 6, 8, k / 10) for k in range(7)]
+    whole = WholeImages(data, 3)
+    assert names(whole) == [("0", "1", "2"), ("3", "4", "5"), ("6",)]
+    assert names(whole) == names(whole), "iterable again"
+    images = torch.cat([batch.image for batch in whole])
+    assert torch.equal(images, torch.stack([item.image for item in data]))
+    labels = torch.cat([batch.labels for batch in whole])
+    assert torch.equal(labels, torch.stack([item.labels for item in data]))
+    assert not torch.cat([batch.valid for batch in whole])[:, 0, -1].any()
+
+
+def test_a_new_size_starts_a_new_batch():
+    sizes = [(4, 4), (4, 4), (4, 5), (4, 4), (5, 4), (5, 4)]
+    data = [sample(str(k), *size) for k, size in enumerate(sizes)]
+    assert names(WholeImages(data, 4)) == [("0", "1"), ("2",), ("3",), ("4", "5")]
+    assert names(WholeImages(data, 1)) == [(str(k),) for k in range(6)]
+
+
+def test_an_empty_data_set_gives_no_batch():
+    assert list(WholeImages([], 2)) == []
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_holds_at_least_one(size):
+    with pytest.raises(ConfigError, match=f"at least 1, got {size}"):
+        WholeImages([], size)
+
+
+def test_scaling_picks_the_nearest_pixel_of_all_maps():
+    item = sample("a", 8, 12)
+    item = dataclasses.replace(item, image=torch.arange(96.0).view(1, 8, 12) / 96)
+    small = Scaled([item], 0.5)[0]
+    rows, columns = torch.arange(4) * 2 + 1, torch.arange(6) * 2 + 1
+    assert torch.equal(small.image, item.image[:, rows][:, :, columns])
+    assert torch.equal(small.labels, item.labels[rows][:, columns])
+    assert torch.equal(small.valid, item.valid[rows][:, columns])
+    assert small.name == "a"
+
+
+@pytest.mark.parametrize(
+    ("scale", "sides"),
+    [(0.875, (224, 196)), (0.5, (128, 112)), (2.0, (512, 448)), (0.001, (1, 1)), (0.3, (77, 67))],
+)
+def test_every_side_is_rounded_and_stays_a_pixel(scale, sides):
+    data = Scaled([sample("a", 256, 224)], scale)
+    assert tuple(data[0].labels.shape) == sides == tuple(data[0].image.shape[1:])
+    assert len(data) == 1
+
+
+def test_scale_one_changes_nothing():
+    item = sample("a", 5, 7)
+    assert Scaled([item], 1.0)[0] is item
+
+
+def test_instances_that_vanish_are_renumbered():
+    labels = torch.zeros(8, 8, dtype=torch.int64)
+    labels[0, 0], labels[4:, 4:] = 1, 2
+    item = dataclasses.replace(sample("a", 8, 8), labels=labels)
+    assert sorted(set(Scaled([item], 0.25)[0].labels.flatten().tolist())) == [0, 1]
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.5])
+def test_a_scale_is_positive(scale):
+    with pytest.raises(ConfigError, match="above 0"):
+        Scaled([], scale)
+
+
+def test_scaled_images_are_whole_images():
+    data = [sample(str(k), 8 + 2 * (k // 2), 8) for k in range(4)]
+    shapes = [tuple(batch.labels.shape) for batch in WholeImages(Scaled(data, 0.5), 4)]
+    assert shapes == [(2, 4, 4), (2, 5, 4)]
