@@ -21,7 +21,7 @@ PACKAGE = REPOSITORY / "rlseg"
 
 # Bottom to top; a room is a module of `rlseg`, or a package with all that is in it.
 ROWS = {
-    "base": {"errors", "shapes", "config", "files", "rle", "components", "prediction"},
+    "base": {"errors", "shapes", "config", "files", "rle", "components", "prediction", "stitching"},
     "core": {"matching", "metrics", "networks", "rl", "data"},
     "train": {"train"},
     "supervised": {"supervised"},
