@@ -41,16 +41,10 @@ __all__ = [
 
 PRESETS: Mapping[str, Mapping[str, object]] = {
     # The published method: the defaults of `Config`.
-    "paper": {"gradient": "sampled", "hints.steps": 0, "expand": 0},
+    "paper": {"gradient": "sampled", "hints.steps": 0, "inference": "whole"},
     # A supervised boundary map as an input channel, and the immediate reward of both bits. Images
-    # larger than the crops are coloured at the size of the crops, and gaps that dropped pieces
-    # leave are filled from their neighbours.
-    "ours": {
-        "gradient": "counterfactual",
-        "hints.steps": 300,
-        "inference": "tiles",
-        "expand": 2,
-    },
+    # larger than the crops are coloured at the size of the crops.
+    "ours": {"gradient": "counterfactual", "hints.steps": 300, "inference": "tiles"},
 }
 """Starting points chosen by `--preset`: overrides of `Config` by dotted path."""
 

@@ -81,8 +81,9 @@ class Phase:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"a phase needs at least 1 step, got {self.steps}")
-        if self.learning_rate < 0 or (self.final_learning_rate or 0) < 0:
-            raise ConfigError("learning rates must not be negative")
+        for rate in (self.learning_rate, self.final_learning_rate or 0.0):
+            if not 0 <= rate <= 1:
+                raise ConfigError(f"learning rates must be in 0..1, got {rate}")
 
 
 @dataclass(frozen=True, kw_only=True)
