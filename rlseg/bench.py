@@ -22,6 +22,7 @@ from rlseg.files import load_json, write_whole
 from rlseg.recipes import Recipe, load_recipe
 from rlseg.results import SHOWN, Result, curve_of, score_values
 from rlseg.runs import read_record, run_folder_of
+from rlseg.train.checkpoint import load_checkpoint
 
 SHUTDOWN_SECONDS = 30.0
 """A child that was asked to stop may take this long to save."""
@@ -253,7 +254,7 @@ def _result(folder: Path, recipe: Recipe, evaluation: Sequence[str]) -> Result:
         paper=recipe.paper,
         tolerance=recipe.tolerance,
         curve=curve_of(scalars),
-        steps=max((int(r.get("step", 0)) for r in scalars[-1:]), default=0),
+        steps=load_checkpoint(folder, "latest").step,  # the log only has every tenth
         seconds=max((float(r["seconds"]) for r in scalars if "seconds" in r), default=None),
         commit=environment.get("commit"),
         config_digest=digest_of(

@@ -133,7 +133,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Any]:
         prog="rlseg",
         description="Segmentation with reinforcement learning.",
         usage="rlseg VERB ... | rlseg VERB --help",
-        epilog="examples:\n  rlseg quickstart\n  rlseg train --method colorrl --dataset cells",
+        epilog="examples:\n  rlseg quickstart\n  rlseg train --recipe quickstart --minutes 5",
     )
     parser.add_argument("--version", action="version", version=f"rlseg {__version__}")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", prog="rlseg")

@@ -31,8 +31,9 @@ from rlseg.files import as_json, output_folder, write_whole
 from rlseg.labelfiles import SCORES_ENDING
 from rlseg.prediction import Prediction, Predictor
 from rlseg.runs import open_run
+from rlseg.train.ranks import gathered, rank_and_size
 
-__all__ = ["Output", "encode_labels", "find_images", "open_run", "predict_files"]
+__all__ = ["Output", "encode_labels", "find_images", "open_run", "predict_files", "share"]
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 """Files of a folder that count as images."""
@@ -66,7 +67,8 @@ def predict_files(
     """Writes a label map per image and `instances.csv`; returns the rows of the latter.
 
     Every file appears whole or not at all, and the first bad image ends the work with its error;
-    label maps of the images before it stay.
+    label maps of the images before it stay. Of the processes that `torchrun` starts, each takes
+    its share of the images, and the first one writes `instances.csv`.
 
     Args:
         run: as in `open_run`.
@@ -75,28 +77,42 @@ def predict_files(
         checkpoint: as in `open_run`.
         device: as in `open_run`.
         jobs: processes that share the files.
-        progress: called with the number of images done.
+        progress: called with the number of images done, of `len(share(images))`.
+
+    Returns:
+        The rows of all images in the first process, those of its own in others.
 
     Raises:
         RlsegError: no images, a bad one, two of one name, or a run that cannot be opened.
     """
     images = find_images(inputs)
     _check_targets(images, output)
+    rank, ranks = rank_and_size()
+    mine = share(images)
     arguments = (run, checkpoint, device)
     report = progress or (lambda done: None)
-    if jobs == 1 or len(images) == 1:
+    if jobs == 1 or len(mine) <= 1:
         predictor = open_run(run, checkpoint=checkpoint, device=device).predictor
         output_folder(output.folder)
         rows = []
-        for number, path in enumerate(images, start=1):
+        for number, path in enumerate(mine, start=1):
             rows.append(predict_file(predictor, path, output))
             report(number)
     else:
         output_folder(output.folder)
-        rows = _predict_parallel(images, output, arguments, min(jobs, len(images)), report)
-    found = [row for part in rows for row in part]
+        rows = _predict_parallel(mine, output, arguments, min(jobs, len(mine)), report)
+    parts = gathered(rows)  # rank r has images r, r + ranks, ...
+    if rank > 0:
+        return [row for part in rows for row in part]
+    found = [row for i in range(len(images)) for row in parts[i % ranks][i // ranks]]
     write_whole(output.folder / "instances.csv", _csv(found))
     return found
+
+
+def share(images: Sequence[Path]) -> Sequence[Path]:
+    """The images of this process, of those that `torchrun` started: every n-th; else all."""
+    rank, ranks = rank_and_size()
+    return images[rank::ranks]
 
 
 def find_images(inputs: Iterable[Path]) -> list[Path]:

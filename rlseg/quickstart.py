@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -32,7 +33,8 @@ from rlseg.prediction import Predictor
 from rlseg.recipes import Recipe, load_recipe
 from rlseg.report import Section, write_report
 from rlseg.runs import open_run
-from rlseg.train.runtime import Runtime, make_runtime
+from rlseg.train import run_folder
+from rlseg.train.runtime import Runtime, make_runtime, native_bf16
 from rlseg.train.trainer import Trainer, TrainResult
 
 RECIPE = "quickstart"
@@ -52,8 +54,11 @@ SHOWN = 4
 def run(*, minutes: float, seed: int, out: Path, device: str = "auto", quiet: bool = False) -> int:
     """The exit code, after training, scoring and reporting.
 
+    A folder that holds this quickstart already is gone on with; once its minutes are used up it is
+    only scored and reported again.
+
     Args:
-        minutes: of training, at most; the schedule itself does not depend on it.
+        minutes: of training, at most, earlier calls included; the schedule does not depend on it.
         seed: of training; the scenes are the same for every seed.
         out: run folder; gets `table.json` and `report.html` besides a run's own files.
         device: as `--device`.
@@ -73,7 +78,7 @@ def run(*, minutes: float, seed: int, out: Path, device: str = "auto", quiet: bo
     except CheckpointError as error:
         raise ConfigError(
             f"{minutes:g} minutes were over before the agent took a step (stage {result.stage!r}); "
-            f"give more --minutes and another --out than {out}"
+            f"give more --minutes to go on with {out}"
         ) from error
     labels: dict[str, list[Tensor]] = {
         "colorrl": [predictor(sample.image.unsqueeze(0)).labels[0] for sample in test]
@@ -117,8 +122,28 @@ def _train(
         },
         data_digest=data.digest,
         quiet=quiet,
+        resume_hint="run rlseg quickstart again to go on",
     )
-    return trainer.run(lambda: module.stages(config, data, runtime), minutes=minutes)
+    begun = run_folder.has_begun(out)
+    if begun:
+        _check_same(out, trainer.record)
+    result = trainer.run(
+        lambda: module.stages(config, data, runtime), minutes=minutes, resume=begun
+    )
+    if begun and result.new_steps == 0 and result.status != "interrupted" and not quiet:
+        used_up = f"its {minutes:g} minutes are used up; more --minutes train on"
+        why = "training is finished" if result.status == "finished" else used_up
+        print(f"nothing left to train in {out} ({why})", file=sys.stderr)
+    return result
+
+
+def _check_same(out: Path, record: Mapping[str, Any]) -> None:
+    changed = run_folder.differences(out, record)
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise ConfigError(
+            f"{out} already holds another run ({changed[0]}{more}); choose another --out"
+        )
 
 
 def _sections(
@@ -164,11 +189,7 @@ def _sections(
 
 def fast_precision(device: str) -> str:
     """`"bf16"` where a CPU computes in it natively, else `"fp32"`; a GPU gets `"bf16"`."""
-    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
-        return "bf16"
-    ask = getattr(torch.cpu, "get_capabilities", None)
-    found: Mapping[str, object] = ask() if ask is not None else {}
-    return "bf16" if found.get("avx512_bf16") or found.get("amx_bf16") else "fp32"
+    return "bf16" if native_bf16(device) else "fp32"
 
 
 def tuned_baselines(
@@ -225,6 +246,5 @@ def _show(table: Mapping[str, Mapping[str, float]], out: Path, seconds: float, c
     print(f"report: {out / 'report.html'}")
     print("next:")
     print(f"  rlseg evaluate {out}")
-    print("  rlseg train --method colorrl --preset ours --dataset folder --root YOUR_FOLDER \\")
-    print("      --set bits=auto")
+    print("  rlseg train --recipe quickstart --dataset folder --root YOUR_FOLDER --set bits=auto")
     print(f"  rlseg predict {out} YOUR_IMAGE.png --out predictions --overlay")

@@ -211,7 +211,8 @@ def plot(results: Sequence[Result], score: str | None = None) -> tuple[bytes, st
 
     Args:
         results: runs of the same recipe share a colour.
-        score: name; None: the first one that the logs have.
+        score: name; None: of those that the last stages evaluate, the first in the papers'
+            numbers, else in `SHOWN`, else in the logs.
 
     Raises:
         ConfigError: no run has the score in its log.
@@ -222,7 +223,7 @@ def plot(results: Sequence[Result], score: str | None = None) -> tuple[bytes, st
             f"no curve of {score or 'any score'} in the results; "
             f"they have {', '.join(names) or 'none'}"
         )
-    chosen = score or names[0]
+    chosen = score or _default_score(results)
     groups: dict[str, list[tuple[list[float], list[float]]]] = {}
     for result in results:
         points = [
@@ -238,3 +239,11 @@ def plot(results: Sequence[Result], score: str | None = None) -> tuple[bytes, st
     if not groups:
         raise ConfigError(f"the curves of {chosen} have no times; train the runs again")
     return figures.lines(groups, "minutes of training", chosen), chosen
+
+
+def _default_score(results: Sequence[Result]) -> str:
+    # Earlier stages may log scores of their own, which say nothing about what the run is for.
+    last = [p for r in results for p in r.curve if p.stage == r.curve[-1].stage]
+    names = dict.fromkeys(name for point in last for name in point.scores)
+    wanted = [*(name for result in results for name in result.paper), *SHOWN]
+    return next((name for name in wanted if name in names), next(iter(names)))

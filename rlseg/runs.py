@@ -119,6 +119,9 @@ def read_record(folder: Path) -> RunRecord:
 def open_run(path: Path, *, checkpoint: str = "best", device: str = "cpu") -> OpenedRun:
     """The predictor of a run, with what is known about its training.
 
+    It computes in fp32, whatever the precision of training was. Threads, flags and global
+    generators of the process stay as they are.
+
     Args:
         path: run folder, a stage's folder in it, or a checkpoint file in that.
         checkpoint: `best` (the last one where no score was monitored), `latest`, `previous`, or
@@ -146,11 +149,12 @@ def open_run(path: Path, *, checkpoint: str = "best", device: str = "cpu") -> Op
         )
     module = method_module(record.method)
     config = build(module.Config, record.config, f"{folder / 'config.json'}: config")
-    # Threads stay as the caller has set them: prediction does not promise bitwise repeats.
-    runtime = make_runtime(device, seed=record.runtime.seed, threads=torch.get_num_threads())
+    runtime = make_runtime(device, seed=record.runtime.seed, training=False)
+    with torch.random.fork_rng(devices=[]):  # new layers draw weights that are then replaced
+        predictor = module.load_predictor(config, found, runtime)
     return OpenedRun(
         folder=folder,
-        predictor=module.load_predictor(config, found, runtime),
+        predictor=predictor,
         config=config,
         method=record.method,
         module=module,

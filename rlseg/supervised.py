@@ -89,9 +89,9 @@ class BoundaryLearner:
         }
 
     def evaluate(self, items: Iterable[InstanceBatch]) -> Mapping[str, float]:
-        """Mean cross entropy on whole images, negated so that higher is better."""
+        """Mean cross entropy per valid pixel of whole images, negated so that higher is better."""
         self.network.eval()
-        losses = []
+        batches, pixels, total = 0, 0, 0.0
         for item in items:
             batch = item.to(self.runtime.device)
             height, width = batch.labels.shape[1:]
@@ -99,8 +99,11 @@ class BoundaryLearner:
             with torch.no_grad(), self.runtime.autocast():
                 logits = self.network(image)[:, :height, :width]
             target = interior_target(batch.labels, self.width)
-            losses.append(float(masked_binary_cross_entropy(logits.float(), target, batch.valid)))
-        return {"eval/log_likelihood": -sum(losses) / max(len(losses), 1)} if losses else {}
+            loss = masked_binary_cross_entropy(logits.float(), target, batch.valid)
+            known = int(batch.valid.sum())
+            total += float(loss) * known
+            batches, pixels = batches + 1, pixels + known
+        return {"eval/log_likelihood": -total / max(pixels, 1)} if batches else {}
 
     def state_dict(self) -> dict[str, Any]:
         """Network, optimizer and step count."""

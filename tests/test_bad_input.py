@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -254,7 +255,7 @@ def test_a_crop_larger_than_the_images_is_one_clear_error(method, capsys, tmp_pa
     run = tmp_path / "run"
     words = cells_words(run, method=method, settings={"crop": "64"})
     err = refused(words, capsys)
-    assert "64, 64" in err
+    assert re.search(r"\b64\b", err)
     assert "32, 32" in err
     assert "crop" in err
     assert not run.exists()

@@ -351,6 +351,25 @@ def test_plot_and_table_commands(tmp_path, capsys):
     assert "| a | sbd |" in capsys.readouterr().out
 
 
+def test_the_steps_are_those_of_the_last_checkpoint(here, tmp_path):
+    options = Options(runs=tmp_path / "runs", results=tmp_path / "results", device="cpu", steps=3)
+    assert bench.run_recipes([str(recipe(tmp_path))], [0], options) == []
+    log = (options.runs / "mine-0" / "scalars.jsonl").read_text().splitlines()
+    assert json.loads(log[-1])["step"] == 2
+    assert load_results(options.results)[0].steps == 3
+
+
+def test_the_plot_shows_what_the_last_stage_is_for():
+    first = CurvePoint(stage="hints", step=1, seconds=1.0, scores={"sbd": 0.1, "likelihood": -1.0})
+    last = {"size": 3.0, "arand": 0.2, "voi": 0.3}
+    curve = (first, CurvePoint(stage="agent", step=1, seconds=2.0, scores=last))
+    assert plot([result(curve=curve)])[1] == "arand"
+    assert plot([result(curve=curve, paper={"voi": 0.1})])[1] == "voi"
+    assert plot([result(curve=curve)], "likelihood")[1] == "likelihood"
+    other = (first, CurvePoint(stage="agent", step=1, seconds=2.0, scores={"size": 3.0}))
+    assert plot([result(), result(curve=other)])[1] == "size"
+
+
 def test_curves_without_a_clock_cannot_be_plotted():
     with pytest.raises(ConfigError, match="have no times"):
         plot([result(curve=(point(None, 0.5),))])

@@ -13,12 +13,18 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from rlseg import cli, methods
+from rlseg.commands.train import make_plan
 from rlseg.config import build, dump
 from rlseg.errors import ConfigError
-from rlseg.runs import read_record
+from rlseg.recipes import load_recipe
+from rlseg.runs import open_run, read_record
+from rlseg.train import random_state, runtime
 from tests.fake import threshold_method
+from tests.fake.tiny import cells_words
+from tests.train.children import same_state
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 METHOD = "tests.fake.threshold_method"
@@ -305,6 +311,57 @@ def test_precision_comes_from_the_recipe_unless_the_flag_says_otherwise(tmp_path
     recipe.write_text('precision = "fp16"\n' + text)
     assert cli.main([*words, "--out", str(tmp_path / "bad")]) == 2
     assert "precision: expected 'fp32' or 'bf16'" in capsys.readouterr().err
+
+
+def test_bf16_on_a_cpu_without_it_is_remarked(tmp_path, capsys, monkeypatch):
+    said = "this CPU computes bf16 slowly; --precision fp32 may be faster\n"
+    words = [word for word in TRAIN if word != "--quiet"]
+    words += ["--steps", "1", "--no-report", "--preset", "fast"]
+    for k, (native, precision) in enumerate(((False, "bf16"), (True, "bf16"), (False, "fp32"))):
+        monkeypatch.setattr(runtime, "native_bf16", lambda device, native=native: native)
+        out = str(tmp_path / str(k))
+        assert cli.main([*words, "--out", out, "--precision", precision]) == 0
+        assert capsys.readouterr().err.count(said) == (k == 0)
+
+
+def test_resume_without_flags_keeps_to_the_minutes_of_the_recipe(tmp_path, capsys, monkeypatch):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(f'method = "{METHOD}"\ndataset = "cells"\npreset = "fast"\nminutes = 60\n')
+    out = str(tmp_path / "run")
+    words = ["--device", "cpu", "--out", out, "--no-report"]
+    assert cli.main(["train", "--recipe", str(recipe), *SMALL, *words, "--steps", "1"]) == 0
+    resume = ["train", "--resume", *words]
+    capsys.readouterr()
+    assert plan_of(resume).minutes is None
+    assert "recipe mine is not a shipped one: no time limit" in capsys.readouterr().err
+    monkeypatch.setattr("rlseg.commands.train.load_recipe", lambda name: load_recipe(recipe))
+    assert plan_of(resume).minutes == 60
+    assert plan_of([*resume, "--minutes", "5"]).minutes == 5
+    assert capsys.readouterr().err == ""
+    # Longer ago than the recipe allows: nothing is trained any more.
+    recipe.write_text(recipe.read_text().replace("minutes = 60", "minutes = 1e-6"))
+    assert cli.main(resume) == 0
+    assert "stopped" in capsys.readouterr().out
+    assert cli.main([*resume, "--minutes", "5"]) == 0
+    assert "finished: stage threshold, step 4" in capsys.readouterr().out
+
+
+def plan_of(words):
+    return make_plan(cli._parse(words)[0])
+
+
+def test_opening_a_run_leaves_the_process_as_it_is(tmp_path):
+    out = tmp_path / "run"
+    assert cli.main(cells_words(out, "--steps", "1", method="unet")) == 0  # it draws new weights
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        state = random_state.capture(torch.device("cpu"))
+        open_run(out)
+        assert same_state(random_state.capture(torch.device("cpu")), state)
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def test_train_ends_with_a_report_unless_told_otherwise(tmp_path, capsys):

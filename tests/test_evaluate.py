@@ -395,3 +395,36 @@ def test_bad_words_of_the_run_form(run_folder, capsys, words, message):
 def test_a_folder_that_is_no_run(tmp_path, capsys):
     assert cli.main(["evaluate", str(tmp_path)]) == 2
     assert "config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", ["20", "200"])
+def test_values_are_shown_whole_on_any_width(folders, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    words = ["--metrics", "sbd,arand,avgfp_colorrl50", "--quiet"]
+    assert cli.main(["evaluate", *map(str, folders), *words]) == 0
+    rows = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
+    result = evaluate_folders(*folders)
+    assert list(rows)[:3] == ["images", "instances_true", "instances_pred"]
+    assert rows["images"] == "4"
+    for name in ("sbd", "arand", "avgfp_colorrl50"):
+        assert rows[name] == f"{result[name]:.4f}"
+
+
+def test_only_the_first_process_of_torchrun_evaluates(folders, capsys, monkeypatch):
+    words = ["evaluate", *map(str, folders), "--metrics", "sbd", "--quiet"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shown = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert cli.main(words) == 0
+        shown.append(capsys.readouterr())
+    assert "sbd" in shown[0].out
+    assert shown[1] == ("", "")
+
+
+def test_a_run_is_evaluated_by_the_first_process_alone(run_folder, capsys, monkeypatch):
+    """It must not wait for the others, which have nothing to do."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert cli.main(["evaluate", str(run_folder), "--device", "cpu", "--metrics", "sbd"]) == 0
+    assert "sbd" in capsys.readouterr().out

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -24,7 +28,7 @@ from rlseg.errors import (
     ShapeError,
 )
 from rlseg.labelfiles import LabelFile, read_scores
-from rlseg.predict import Output, encode_labels, find_images, instance_rows, predict_file
+from rlseg.predict import Output, encode_labels, find_images, instance_rows, predict_file, share
 from rlseg.prediction import Prediction
 from rlseg.runs import open_run, run_folder_of
 from tests.fake.threshold_method import Config, ThresholdPredictor
@@ -331,3 +335,49 @@ def test_an_output_folder_that_is_a_file_is_refused(run_folder, tmp_path, capsys
     path = picture(tmp_path / "a.png", scene())
     assert run_predict(run_folder, path, path) == 2
     assert "is a file" in capsys.readouterr().err
+
+
+# Processes of torchrun
+
+
+def test_images_are_shared_out_by_rank(monkeypatch):
+    images = [Path(f"{i}.png") for i in range(5)]
+    assert share(images) == images
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    found = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        found.append([path.stem for path in share(images)])
+    assert found == [["0", "3"], ["1", "4"], ["2"]]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_two_processes_share_the_images_and_write_one_table(run_folder, tmp_path, count):
+    paths = [picture(tmp_path / f"{i}.png", np.roll(scene(), i, axis=1)) for i in range(count)]
+    assert run_predict(run_folder, tmp_path / "one", *paths, flags=("--quiet",)) == 0
+    words = ["predict", run_folder, *paths, "--out", tmp_path / "two", "--device", "cpu"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ranks = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    root = Path(__file__).parents[1]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "rlseg", *map(str, words)],
+            env={**os.environ, **ranks, "RANK": str(rank), "PYTHONPATH": str(root)},
+            cwd=root,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    shown = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], shown
+    assert shown[0][0] == f"{tmp_path / 'two' / 'instances.csv'}\n"
+    assert f"{count} images, {2 * count} instances" in shown[0][1]
+    assert shown[1] == ("", "")
+    one, two = (
+        {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two")
+    )
+    assert one == two

@@ -7,16 +7,21 @@ import dataclasses
 import io
 import json
 import math
+import os
 import re
 import shlex
+import shutil
+import signal
 
 import pytest
 
 from rlseg import cli, quickstart
+from rlseg.colorrl.a3c import ColorLearner
 from rlseg.config import merge
 from rlseg.data import open_dataset
 from rlseg.recipes import load_recipe
-from tests.fake.tiny import refused
+from rlseg.train.stage_run import Session
+from tests.fake.tiny import contents, refused
 
 ROWS = {"colorrl", "components", "watershed"}
 METRICS = {"sbd", "abs_dic", "ap50", "arand"}
@@ -123,14 +128,75 @@ def test_the_three_next_commands_are_ones_that_parse(done):
     assert str(done[0]) in {word for command in commands for word in command}
 
 
-def test_a_second_quickstart_into_the_same_folder_is_refused(done, small_recipe, capsys):
+def test_a_second_quickstart_into_the_same_folder_scores_it_again(done, small_recipe, capsys):
     out = done[0]
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    kept = ["table.json", "config.json", "scalars.jsonl", "colorrl/manifest.json"]
+    before = [(out / name).read_bytes() for name in kept]
+    (out / "report.html").unlink()
+    for minutes, why in (("1", "training is finished"), ("0.00001", "minutes are used up")):
+        (out / "table.json").unlink()
+        words = ["quickstart", "--minutes", minutes, "--out", str(out), "--device", "cpu"]
+        assert cli.main(words) == 0
+        assert [(out / name).read_bytes() for name in kept] == before
+        assert (out / "report.html").is_file()
+        told = [line for line in capsys.readouterr().err.splitlines() if why in line]
+        assert len(told) == 1
+        assert f"nothing left to train in {out}" in told[0]
+
+
+@pytest.mark.parametrize("change", ["seed", "not a quickstart"])
+def test_a_folder_with_another_run_is_refused_and_kept(
+    change, done, small_recipe, capsys, tmp_path
+):
+    out = tmp_path / "run"
+    shutil.copytree(done[0], out)
     words = ["quickstart", "--minutes", "1", "--out", out, "--device", "cpu"]
+    if change == "seed":
+        words += ["--seed", "1"]
+    else:
+        config = json.loads((out / "config.json").read_text())
+        (out / "config.json").write_text(json.dumps({**config, "recipe": None}))
+    before = contents(out)
     err = refused(words, capsys)
-    assert f"{out} already holds a run" in err
-    assert "--out" in err
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert f"{out} already holds another run" in err
+    assert "choose another --out" in err
+    assert "--resume" not in err
+    assert contents(out) == before
+
+
+def test_after_an_interruption_it_goes_on_to_the_same_end(
+    done, small_recipe, capsys, tmp_path, monkeypatch
+):
+    out, step = tmp_path / "run", ColorLearner.step
+    words = ["quickstart", "--minutes", "1", "--out", str(out), "--device", "cpu"]
+    calls = []
+
+    def interrupted(self, item):
+        calls.append(item)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, item)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ColorLearner, "step", interrupted)
+        assert cli.main(words) == 130
+    err = capsys.readouterr().err
+    assert "stage colorrl, saved at step 3; run rlseg quickstart again to go on" in err
+    assert "--resume" not in err
+    assert not (out / "table.json").exists()
+    assert cli.main(words) == 0
+    assert "nothing left" not in capsys.readouterr().err
+    assert (out / "table.json").read_bytes() == (done[0] / "table.json").read_bytes()
+
+
+def test_more_minutes_go_on_where_too_few_ended(small_recipe, capsys, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    words = ["quickstart", "--out", out, "--device", "cpu", "--quiet", "--minutes"]
+    with monkeypatch.context() as patch:  # minutes that end within the hints
+        patch.setattr(Session, "spent", lambda self, step: self.steps_before + step >= 1)
+        assert f"give more --minutes to go on with {out}" in refused([*words, "1"], capsys)
+    assert cli.main([str(word) for word in [*words, "1"]]) == 0
+    assert (out / "table.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from rlseg.data.memory import InMemory
 from rlseg.data.samples import InstanceBatch, collate_instances
 from rlseg.data.stream import EpochStream
 from rlseg.data.transforms import Augmentation, TrainingTransform, resize_nearest
-from rlseg.data.whole import Scaled, WholeImages
+from rlseg.data.whole import Scaled, WholeImages, check_crop
 from rlseg.errors import CheckpointError, ConfigError
 from rlseg.metrics import adapted_rand_error, count_difference, overlap, symmetric_best_dice
 from rlseg.networks.unet import check_features
@@ -187,17 +187,26 @@ class UNetLearner(BoundaryLearner):
 
 
 def stages(config: Config, data: Splits, runtime: Runtime) -> Iterator[Stage[InstanceBatch]]:
-    """One supervised stage."""
+    """One supervised stage.
+
+    Raises:
+        ConfigError: data without instances, or volumes.
+        ShapeError: a training image that is smaller than the crop.
+    """
     if data.task != "instance" or data.ndim != 2:
         raise ConfigError(
             f"unet needs 2-D instance data, {data.dataset!r} is {data.ndim}-D {data.task} data"
         )
     valid = data.split("valid") if "valid" in data.names else []
+    train = InMemory(Scaled(data.split("train"), config.scale))
+    stride = 2 ** (len(config.features) - 1)
+    hint = f"raise the scale (--set scale=..., now {config.scale:g})"
+    check_crop(train, config.crop, hint, multiple=stride)
     yield Stage(
         name="unet",
         learner=UNetLearner(config, data.channels, runtime),
         stream=EpochStream(
-            InMemory(Scaled(data.split("train"), config.scale)),
+            train,
             batch_size=config.batch,
             transform=TrainingTransform(config.augmentation, (config.crop, config.crop)),
             collate=collate_instances,

@@ -17,7 +17,7 @@ from rlseg.data.neighbours import neighbour_counts, suggest_bits
 from rlseg.data.samples import InstanceBatch, InstanceSample, collate_instances
 from rlseg.data.stream import EpochStream
 from rlseg.data.transforms import TrainingTransform
-from rlseg.data.whole import Scaled, WholeImages
+from rlseg.data.whole import Scaled, WholeImages, check_crop
 from rlseg.errors import CheckpointError, ConfigError
 from rlseg.supervised import BoundaryLearner, BoundaryNetwork
 from rlseg.train.checkpoint import Checkpoint
@@ -44,36 +44,66 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
     "paper": {"gradient": "sampled", "hints.steps": 0, "inference": "whole"},
     # A supervised boundary map as an input channel, and the immediate reward of both bits. Images
     # larger than the crops are coloured at the size of the crops.
-    "ours": {"gradient": "counterfactual", "hints.steps": 300, "inference": "tiles"},
+    "ours": {
+        "gradient": "counterfactual",
+        "hints.steps": 300,
+        "inference": "tiles",
+        "evaluate_every": 200,
+    },
 }
 """Starting points chosen by `--preset`: overrides of `Config` by dotted path."""
 
 
-def resolve(config: Config, data: Splits) -> Config:
-    """The configuration with what "auto" stands for, from the training labels.
+LARGEST_CROP = 224
+"""Side of the crops in the paper."""
 
+
+def resolve(config: Config, data: Splits) -> Config:
+    """The configuration with what "auto" stands for, from the training images.
+
+    `crop` becomes the largest multiple of the stride that fits the smallest image, at most 224.
     `bits` becomes the smallest T with 2^(T-1) + 1 >= N_b, where N_b is the largest number of
     neighbours within the largest radius at network resolution (supplement A.5.1).
+
+    Raises:
+        ConfigError: an image is smaller than the network's stride.
     """
-    if config.bits != "auto":
-        return config
     train = Scaled(data.split("train"), config.scale)
-    most = 0
-    for index in range(len(train)):
-        counts = neighbour_counts(train[index].labels, config.rewards.radii[-1])
-        most = max(most, int(counts.max()) if len(counts) else 0)
-    return dataclasses.replace(config, bits=suggest_bits(most))
+    if config.crop == "auto":
+        samples = (train[index] for index in range(len(train)))
+        side, name = min((min(sample.labels.shape), sample.name) for sample in samples)
+        if side < config.stride:
+            raise ConfigError(
+                f"{name} has a side of {side} pixels at scale {config.scale}; the network needs "
+                f"{config.stride}: raise scale, shorten features, or leave the image out"
+            )
+        fits = min(side, LARGEST_CROP) // config.stride * config.stride
+        config = dataclasses.replace(config, crop=fits)
+    if config.bits == "auto":
+        most = 0
+        for index in range(len(train)):
+            counts = neighbour_counts(train[index].labels, config.rewards.radii[-1])
+            most = max(most, int(counts.max()) if len(counts) else 0)
+        config = dataclasses.replace(config, bits=suggest_bits(most))
+    return config
 
 
 def stages(config: Config, data: Splits, runtime: Runtime) -> Iterator[Stage[InstanceBatch]]:
     """The training: an optional supervised stage for hints, then the colouring game."""
+    config = resolve(config, data)
     if data.task != "instance" or data.ndim != 2:
         raise ConfigError(
             f"colorrl needs 2-D instance data, {data.dataset!r} is {data.ndim}-D {data.task} data"
         )
     train = InMemory(Scaled(data.split("train"), config.scale))
+    check_crop(
+        train,
+        config.side,
+        f"raise the scale (--set scale=..., now {config.scale:g})",
+        multiple=config.stride,
+    )
     valid = data.split("valid") if "valid" in data.names else []
-    transform = TrainingTransform(config.augmentation, (config.crop, config.crop))
+    transform = TrainingTransform(config.augmentation, (config.side, config.side))
 
     def stream(name: str) -> EpochStream[InstanceSample, InstanceBatch]:
         return EpochStream(

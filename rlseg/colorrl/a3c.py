@@ -55,7 +55,15 @@ class ColorLearner:
         self.generator = runtime.generator("colorrl", "actions", runtime.rank, device=device)
         subset = runtime.generator("colorrl", "subset", runtime.rank, device=device)
         self.environment = ColoringEnv(config.rewards, config.depth, subset)
-        self.predictor = ColorPredictor(config, self.network, self.hints, in_channels, runtime)
+        self.predictor = ColorPredictor(
+            config,
+            self.network,
+            self.hints,
+            in_channels,
+            runtime,
+            # Until an evaluation chooses: what gets no reward in training is dropped, too.
+            min_size=config.rewards.min_instance,
+        )
         self.steps = 0
 
     def step(self, item: InstanceBatch) -> Mapping[str, float | Tensor]:

@@ -50,7 +50,12 @@ class RewardConfig:
             )
         if not 0 <= self.background_weight <= 1:
             raise ConfigError(f"background_weight must be in 0..1, got {self.background_weight}")
-        for name in ("split_weight", "merge_weight", "late_background_penalty"):
+        for name in (
+            "split_weight",
+            "merge_weight",
+            "late_background_penalty",
+            "late_foreground_reward",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.interior <= 0:
@@ -81,9 +86,8 @@ class Phase:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"a phase needs at least 1 step, got {self.steps}")
-        for rate in (self.learning_rate, self.final_learning_rate or 0.0):
-            if not 0 <= rate <= 1:
-                raise ConfigError(f"learning rates must be in 0..1, got {rate}")
+        if self.learning_rate < 0 or (self.final_learning_rate or 0) < 0:
+            raise ConfigError("learning rates must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +112,11 @@ class HintConfig:
         if self.boundary_width < 1:
             raise ConfigError(f"hints.boundary_width must be >= 1, got {self.boundary_width}")
 
+    @property
+    def stride(self) -> int:
+        """Sides that the boundary network takes are multiples of this."""
+        return 1 << (len(self.features) - 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -120,10 +129,12 @@ class Config:
     """Channels per level of the attention U-Net (supplement)."""
     input_module: Literal["paper", "code"] = "paper"
     """Residual input paths (supplement, Fig. 1) or the parallel ones of the released code."""
-    scale: float = 0.875
-    """Images are resized by this factor before the network (Cre-256: 224 / 256), nearest."""
-    crop: int = 224
-    """Side of the training crops in network pixels, a multiple of the network's stride."""
+    scale: float = 1.0
+    """Images are resized by this factor before the network, nearest (the paper on Cre-256: 224 /
+    256 = 0.875)."""
+    crop: int | Literal["auto"] = "auto"
+    """Side of the training crops in network pixels, a multiple of the network's stride; "auto" =
+    the largest one that fits the smallest training image, at most 224 (the paper's side)."""
     batch: int = 8
     """Images per update (the paper: 8 workers with one image each)."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
@@ -171,16 +182,16 @@ class Config:
         if not 0 < self.scale <= 4:
             raise ConfigError(f"scale must be above 0 and at most 4, got {self.scale}")
         check_features(self.features)
-        stride = 2 ** (len(self.features) - 1)
-        if self.crop < 1 or self.crop % stride:
+        stride = 1 << (len(self.features) - 1)
+        if self.crop != "auto" and (self.crop < 1 or self.crop % stride):
             raise ConfigError(
                 f"crop is {self.crop}; a network with {len(self.features)} levels needs a "
                 f"multiple of {stride}"
             )
-        if self.hints.steps and self.crop % 2 ** (len(self.hints.features) - 1):
+        if self.hints.steps and self.crop != "auto" and self.crop % self.hints.stride:
             raise ConfigError(
                 f"crop is {self.crop}; the boundary network with {len(self.hints.features)} "
-                f"levels needs a multiple of {2 ** (len(self.hints.features) - 1)}"
+                f"levels needs a multiple of {self.hints.stride}"
             )
         if self.batch < 1 or self.evaluate_every < 1 or self.expand < 0:
             raise ConfigError("batch and evaluate_every must be at least 1, expand at least 0")
@@ -198,6 +209,23 @@ class Config:
     def steps(self) -> int:
         """Updates of all phases together."""
         return sum(phase.steps for phase in self.phases)
+
+    @property
+    def stride(self) -> int:
+        """Sides of crops are multiples of this."""
+        own = 1 << (len(self.features) - 1)
+        return max(own, self.hints.stride) if self.hints.steps else own
+
+    @property
+    def side(self) -> int:
+        """`crop` as a number.
+
+        Raises:
+            ConfigError: `crop` is still "auto".
+        """
+        if self.crop == "auto":
+            raise ConfigError("crop is 'auto': resolve it from the data first, or give a number")
+        return self.crop
 
     @property
     def monitored(self) -> str:

@@ -71,9 +71,8 @@ class ColorPredictor:
         self.in_channels = in_channels
         self.runtime = runtime
         self.min_size = min_size
-        hint_stride = 1 if hints is None else 2 ** (len(config.hints.features) - 1)
-        self.stride = max(network.stride, hint_stride)
-        self.size = (round(config.crop / config.scale),) * 2
+        self.stride = config.stride
+        self.size = (round(config.side / config.scale),) * 2
 
     def __call__(self, image: Tensor, *, trace: bool = False) -> Prediction:
         """Instances of float images [B, C, H, W] in [0, 1] of any size.
@@ -102,7 +101,7 @@ class ColorPredictor:
         image = resize_nearest(image, self.network_sides(image))
         sides = (image.shape[2], image.shape[3])
         tiled = self.config.inference == "tiles"
-        windows = cover(sides, self.config.crop if tiled else None, TILE_OVERLAP)
+        windows = cover(sides, self.config.side if tiled else None, TILE_OVERLAP)
         parts = [self._color(part) for part in torch.split(windows.cut(image), MAX_WINDOWS)]
         shape = (len(image), len(windows.corners))
         bits = _per_image(torch.cat([part[0] for part in parts]), shape)

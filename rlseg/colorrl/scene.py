@@ -197,9 +197,8 @@ def _loss_mask(
     images = len(index)
     foreground = (index != len(kept)).view(images, -1)
     in_kept = torch.cat([kept, kept.new_zeros(1)])[index].view(images, -1)
-    total = foreground.sum(dim=1)
-    share = in_kept.sum(dim=1) / total.clamp(min=1)
-    share = torch.where(total > 0, share, 1.0)  # no instance at all: learn the background
+    share = in_kept.sum(dim=1) / foreground.sum(dim=1).clamp(min=1)
+    share = torch.where(share > 0, share, 1.0)  # no instance to learn from: learn the background
     lot = torch.rand(index.shape, generator=generator, device=index.device).view(images, -1)
     sampled = (lot < share.unsqueeze(1)) & ~foreground & valid.view(images, -1)
     return (in_kept | sampled).flatten().float()

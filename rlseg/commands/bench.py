@@ -97,7 +97,9 @@ def _add_rest(actions: Any) -> None:
         epilog="examples:\n  rlseg bench plot\n  rlseg bench plot --score sbd --png sbd.png",
     )
     plot.add_argument("--recipes", metavar="NAME", nargs="+", default=[], help="(all)")
-    plot.add_argument("--score", metavar="NAME", help="(the first that was logged)")
+    plot.add_argument(
+        "--score", metavar="NAME", help="(of the last stage: the paper's, or the usual one)"
+    )
     plot.add_argument("--png", metavar="FILE", type=Path, help="(<out>/<score>.png)")
     _add_folders(plot, runs=False)
 

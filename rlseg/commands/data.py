@@ -11,11 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlseg.commands import Ticker, say
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rlseg.data.base import Splits
     from rlseg.data.statistics import SplitStatistics
+    from rlseg.train.progress import RunProgress
 
 PICTURED = 4  # samples per split on the overview picture
 USER_ERROR = 2
@@ -100,6 +103,7 @@ def _list(args: argparse.Namespace) -> int:
                 "splits": list(about.splits),
                 "classes": list(about.classes),
                 "how_to_get": about.how_to_get,
+                "terms": about.terms,
                 "citation": about.citation,
             }
         )
@@ -108,7 +112,7 @@ def _list(args: argparse.Namespace) -> int:
         return 0
     for entry in entries:
         print(entry["name"] + ("  (generated)" if entry["generated"] else ""))
-        for key in ("layout", "splits", "how_to_get", "citation"):
+        for key in ("layout", "splits", "how_to_get", "terms", "citation"):
             value = entry[key]
             text = ", ".join(value) if isinstance(value, list) else str(value)
             lines = textwrap.wrap(text, width=82) or [""]
@@ -122,22 +126,32 @@ def _labelled(key: str, lines: list[str]) -> list[tuple[str, str]]:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from rlseg.config import build
-    from rlseg.data import dataset_module
+    from rlseg.data import check_dataset
     from rlseg.files import as_json, write_whole
 
-    module = dataset_module(args.name)
-    problems = module.check(args.root, build(module.Options, {}, f"data set {args.name}"))
+    tickers: dict[str, Ticker] = {}
+
+    def advance(split: str, done: int, total: int) -> None:
+        if split not in tickers:
+            tickers[split] = Ticker(args, total, f"check {split}")
+        tickers[split](done)
+
+    found = check_dataset(args.name, args.root, advance=advance)
+    problems = [problem for problem in found if not problem.note]
+    notes = [problem for problem in found if problem.note]
     if args.json is not None:
         root = None if args.root is None else str(args.root)
         report = {
             "dataset": args.name,
             "root": root,
             "ok": not problems,
-            "problems": [asdict(problem) for problem in problems],
+            "problems": [{"where": p.where, "what": p.what} for p in problems],
+            "notes": [{"where": p.where, "what": p.what} for p in notes],
         }
         write_whole(args.json, as_json(report))
     place = args.name if args.root is None else f"{args.name} at {args.root}"
+    for note in notes:
+        say(args, f"note: {note.where}: {note.what}")
     if not problems:
         print(f"{place}: no problems found")
         return 0
@@ -163,11 +177,12 @@ def _stats(args: argparse.Namespace) -> int:
     statistics = {}
     try:
         for name, part in parts.items():
-            progress.stage(name, len(part), 0)
+            passes = 1 if args.radius else 2
+            progress.stage(name, passes * len(part), 0)
             statistics[name] = split_statistics(part, args.radius, progress.advance)
+        suggested = _suggested(splits, statistics, progress)
     finally:
         progress.close()
-    suggested = _suggested(splits, statistics)
     for name, numbers in statistics.items():
         _print_table([(f"split {name}", ""), *_rows(numbers)])
         print()
@@ -189,14 +204,17 @@ def _stats(args: argparse.Namespace) -> int:
     return 0
 
 
-def _suggested(splits: Splits, statistics: Mapping[str, SplitStatistics]) -> dict[str, Any]:
+def _suggested(
+    splits: Splits, statistics: Mapping[str, SplitStatistics], progress: RunProgress
+) -> dict[str, Any]:
     """Radii and T from the first split asked for (train, unless another one was named)."""
     from rlseg.data.statistics import split_statistics, suggest_radii
 
     name, numbers = next(iter(statistics.items()))
     radii = suggest_radii(numbers.area_median, splits.ndim)
     if tuple(n.radius for n in numbers.neighbours) != radii:
-        numbers = split_statistics(splits.split(name), radii)
+        progress.stage(f"{name}, suggested radii", numbers.samples, 0)
+        numbers = split_statistics(splits.split(name), radii, progress.advance)
     largest = numbers.neighbours[-1]
     return {"split": name, "radii": list(radii), "max_neighbours": largest.maximum,
             "bits": largest.bits}  # fmt: skip

@@ -119,6 +119,7 @@ def _add_files(group: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Scores, writes the files asked for, and shows a table."""
     from rlseg.errors import ConfigError
+    from rlseg.train.ranks import rank_and_size
 
     form, other = ("RUN", "PRED TRUE") if args.true is None else ("PRED TRUE", "RUN")
     for name in FILES_ONLY if args.true is None else RUN_ONLY:
@@ -128,6 +129,8 @@ def run(args: argparse.Namespace) -> int:
                 f"{flag} belongs to `rlseg evaluate {other}`, but this is `rlseg evaluate {form}`; "
                 "leave it out"
             )
+    if rank_and_size()[0] > 0:
+        return 0  # scores are one table: the first process of torchrun does the work
     _check_outputs(args)
     result = _evaluate_run(args) if args.true is None else _evaluate_files(args)
     _report(result, args)
@@ -241,24 +244,18 @@ def _report(result: dict[str, Any], args: argparse.Namespace) -> None:
 
 
 def _show(result: dict[str, Any], stream: Any) -> None:
-    """The table of scores, with the convention of each."""
+    """A line per number: name, value, convention; plain, so that no width cuts a value off."""
     import math
-
-    from rich.console import Console
-    from rich.table import Table
 
     from rlseg.metrics.image_scores import convention_key
 
-    table = Table(
-        title=f"{result['images']} images, {result['instances_true']} instances "
-        f"({result['instances_pred']} predicted)"
-    )
-    table.add_column("score", no_wrap=True)
-    table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("convention")
+    counts = ("images", "instances_true", "instances_pred")
+    rows = [(key, str(result[key]), "") for key in counts]
     for key, value in result.items():
         if isinstance(value, float):  # book-keeping holds whole numbers and words
             name = convention_key(key)
             shown = "undefined" if math.isnan(value) else f"{value:.4f}"
-            table.add_row(key, shown, result["conventions"].get(name, "") if name else "")
-    Console(file=stream).print(table)
+            rows.append((key, shown, result["conventions"].get(name, "") if name else ""))
+    width = max(len(key) for key, _, _ in rows)
+    for key, shown, convention in rows:
+        print(f"{key:<{width}}  {shown:>9}  {convention}".rstrip(), file=stream)

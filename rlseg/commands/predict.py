@@ -44,7 +44,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predicts and says what was written."""
-    from rlseg.predict import Output, find_images, predict_files
+    from rlseg.predict import Output, find_images, predict_files, share
+    from rlseg.train.ranks import rank_and_size
 
     images = find_images(args.inputs)
     rows = predict_files(
@@ -54,8 +55,10 @@ def run(args: argparse.Namespace) -> int:
         checkpoint=args.checkpoint,
         device=args.device,
         jobs=args.jobs,
-        progress=Ticker(args, len(images), "predict"),
+        progress=Ticker(args, len(share(images)), "predict"),
     )
+    if rank_and_size()[0] > 0:
+        return 0  # the first process of torchrun speaks for all
     say(args, f"{len(images)} images, {len(rows)} instances")
     print(args.out / "instances.csv")
     return 0

@@ -24,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
         description="Trains a method on a data set and writes a run folder: config.json, "
         "scalars.jsonl, checkpoints, scores.json and report.html.",
         epilog="examples:\n"
-        "  rlseg train --method colorrl --preset ours --dataset cells --minutes 5\n"
+        "  rlseg train --recipe quickstart --minutes 5\n"
         "  rlseg train --recipe cremi_256_cpu --root data/cremi --set bits=auto --out runs/cremi",
     )
     what = parser.add_argument_group("what")
@@ -96,12 +96,14 @@ class Plan:
 def run(args: argparse.Namespace) -> int:
     """Trains; the exit code tells whether the run was interrupted."""
     from rlseg.data import open_dataset
-    from rlseg.train.runtime import make_runtime
+    from rlseg.train.runtime import make_runtime, native_bf16
     from rlseg.train.trainer import Trainer
 
     plan = make_plan(args)
     module = method_module(plan.method)
     runtime = make_runtime(args.device, plan.precision, plan.seed, args.threads)
+    if plan.precision == "bf16" and runtime.rank == 0 and not native_bf16(runtime.device):
+        say(args, "this CPU computes bf16 slowly; --precision fp32 may be faster")
     data = open_dataset(plan.dataset, plan.root, plan.data)
     config = resolve_config(module, plan.config, data)
     record = {
@@ -224,8 +226,19 @@ def _recorded_plan(args: argparse.Namespace) -> Plan:
         out=args.out,
         seed=record.runtime.seed if args.seed is None else args.seed,
         precision=args.precision or record.runtime.precision,
-        minutes=args.minutes,
+        minutes=args.minutes or _recipe_minutes(args, record.recipe),
     )
+
+
+def _recipe_minutes(args: argparse.Namespace, name: str | None) -> float | None:
+    """Time limit of the recipe that a run came from, if that is still there."""
+    if name is None:
+        return None
+    try:
+        return load_recipe(name).minutes
+    except ConfigError:
+        say(args, f"recipe {name} is not a shipped one: no time limit applies without --minutes")
+        return None
 
 
 def _data_settings(settings: Mapping[str, Any], pairs: list[str]) -> dict[str, Any]:

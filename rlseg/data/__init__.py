@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, cast
 from rlseg.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rlseg.data.base import DatasetModule, Splits
+    from rlseg.data.base import Advance, DatasetModule, Problem, Splits
 
-__all__ = ["DATASETS", "dataset_module", "open_dataset"]
+__all__ = ["DATASETS", "check_dataset", "dataset_module", "open_dataset"]
 
 DATASETS: dict[str, str] = {
     "cells": "rlseg.data.synthetic",
@@ -71,10 +71,42 @@ def open_dataset(
     """
     from rlseg.config import build
 
+    module = _module_for(name, root)
+    return module.open_splits(root, build(module.Options, options or {}, f"data set {name}"))
+
+
+def check_dataset(
+    name: str,
+    root: Path | None,
+    options: Mapping[str, object] | None = None,
+    advance: Advance | None = None,
+) -> list[Problem]:
+    """Every problem of a data set, after one pass over all files; empty when all is well.
+
+    Args:
+        name: as in `open_dataset`.
+        root: as in `open_dataset`.
+        options: as in `open_dataset`.
+        advance: told after each sample.
+
+    Raises:
+        ConfigError: unknown name or option, an option out of range, a root for generated data, or
+            none for other data.
+    """
+    from rlseg.config import build
+    from rlseg.data.base import existing_root
+
+    module = _module_for(name, root)
+    if root is None and module.needs_root:
+        existing_root(None, name, module.DATASET.how_to_get)
+    return module.check(root, build(module.Options, options or {}, f"data set {name}"), advance)
+
+
+def _module_for(name: str, root: Path | None) -> DatasetModule:
     module = dataset_module(name)
     if root is not None and not module.needs_root:
         raise ConfigError(f"data set {name!r} is generated and reads nothing; leave out {root}")
-    return module.open_splits(root, build(module.Options, options or {}, f"data set {name}"))
+    return module
 
 
 def _is_parent(missing: str | None, path: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -13,6 +13,9 @@ from rlseg.data.samples import InstanceSample, SemanticSample
 from rlseg.errors import ConfigError, DatasetNotFoundError, RlsegError
 
 LISTED = 10  # names shown in a message before "and n more"
+
+Advance = Callable[[str, int, int], None]
+"""Told the split, the number of its samples done, and their number, for a progress display."""
 
 
 class InstanceDataset(Protocol):
@@ -45,6 +48,8 @@ class Declaration(Protocol):
     """Class names of semantic data; empty for instances of one kind."""
     citation: ClassVar[str]
     how_to_get: ClassVar[str]
+    terms: ClassVar[str]
+    """What the owner of the data asks of who uses them, in a sentence."""
 
 
 class DatasetModule(Protocol):
@@ -65,7 +70,9 @@ class DatasetModule(Protocol):
     def open_splits(self, root: Path | None, options: Any) -> Splits:
         """The splits found below `root`, verified."""
 
-    def check(self, root: Path | None, options: Any) -> list[Problem]:
+    def check(
+        self, root: Path | None, options: Any, advance: Advance | None = None
+    ) -> list[Problem]:
         """Every problem found in one pass over all files; empty when all is well."""
 
 
@@ -77,6 +84,8 @@ class Problem:
     """File, folder, or split."""
     what: str
     """What is wrong and what next."""
+    note: bool = False
+    """Worth knowing, but the data are sound: a split that is not there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +146,10 @@ def existing_root(root: Path | None, dataset: str, how_to_get: str) -> Path:
         DatasetNotFoundError: no such folder; says how to get the data.
     """
     if root is None:
-        raise ConfigError(f"data set {dataset!r} needs a root folder (--root DIR). {how_to_get}")
+        raise ConfigError(
+            f"data set {dataset!r} needs a root folder (--root DIR, or DIR of `rlseg data`). "
+            f"{how_to_get}"
+        )
     if not root.is_dir():
         kind = "is a file, not a folder" if root.exists() else "does not exist"
         raise DatasetNotFoundError(f"{root} {kind}; wanted the root of {dataset!r}. {how_to_get}")
@@ -150,7 +162,9 @@ def contents(folder: Path) -> str:
     return listed(names) if names else "nothing"
 
 
-def try_samples(dataset: InstanceDataset | SemanticDataset, split: str) -> list[Problem]:
+def try_samples(
+    dataset: InstanceDataset | SemanticDataset, split: str, advance: Advance | None = None
+) -> list[Problem]:
     """One problem per sample that cannot be read, after reading them all."""
     problems: list[Problem] = []
     for index in range(len(dataset)):
@@ -161,4 +175,6 @@ def try_samples(dataset: InstanceDataset | SemanticDataset, split: str) -> list[
             if not what:
                 where, what = f"{split}, sample {index}", str(error)
             problems.append(Problem(where=where, what=what))
+        if advance is not None:
+            advance(split, index + 1, len(dataset))
     return problems

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlseg.data.arrays import h5_dataset, lone_h5_name, opened_h5, read_h5, read_npy
-from rlseg.data.base import Problem, Splits, digest_of, existing_root, try_samples
+from rlseg.data.base import Advance, Problem, Splits, digest_of, existing_root, try_samples
 from rlseg.data.images import check_same_size, read_image, read_label_array, scale_to_unit
 from rlseg.data.labels import from_array
 from rlseg.data.layout import Layout, Record
@@ -76,6 +76,7 @@ class Folder:
         "Put images into a folder `images` and label maps (0 = background, one number per "
         "instance) of the same file names into a folder `labels` beside it."
     )
+    terms: ClassVar[str] = "Those of the owner of the images."
 
     def __init__(self, records: list[Record], ndim: int, channels: int, options: Options) -> None:
         self.records, self.ndim, self.channels, self.options = records, ndim, channels, options
@@ -141,7 +142,7 @@ def open_splits(root: Path | None, options: Options) -> Splits:
     )
 
 
-def check(root: Path | None, options: Options) -> list[Problem]:
+def check(root: Path | None, options: Options, advance: Advance | None = None) -> list[Problem]:
     """Every problem of every pair: missing partners, unreadable or contradicting files."""
     try:
         root = existing_root(root, "folder", Folder.how_to_get)
@@ -157,7 +158,7 @@ def check(root: Path | None, options: Options) -> list[Problem]:
             except RlsegError:
                 continue  # reported below, when the pair is read again as a sample
         ndim, channels = kind or (2, 1)
-        problems += try_samples(Folder(records, ndim, channels, options), split)
+        problems += try_samples(Folder(records, ndim, channels, options), split, advance)
     return problems
 
 

@@ -82,7 +82,8 @@ def split_statistics(
     Args:
         dataset: at least one sample.
         radii: for the neighbours, in pixels; empty = the two suggested ones.
-        advance: called with the number of samples done, for a progress display.
+        advance: called with the number of samples read, of twice as many as there are where radii
+            are suggested, for a progress display.
 
     Raises:
         ConfigError: a radius that is not positive, or an empty dataset.
@@ -112,6 +113,8 @@ def split_statistics(
         radii = suggest_radii(median, len(sides[0]))
         for index in range(len(dataset)):
             found[index] = neighbour_pairs(dataset[index].labels, max(radii))
+            if advance is not None:
+                advance(len(dataset) + index + 1)
     return SplitStatistics(
         samples=len(dataset),
         smallest=tuple(min(side) for side in zip(*sides, strict=True)),

@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from rlseg.data.base import Problem, Splits, digest_of
+from rlseg.data.base import Advance, Problem, Splits, digest_of
 from rlseg.data.labels import compact
 from rlseg.data.memory import InMemory
 from rlseg.data.samples import InstanceSample
@@ -73,6 +73,7 @@ class Cells:
     classes: ClassVar[tuple[str, ...]] = ()
     citation: ClassVar[str] = f"rlseg generated scenes, version {VERSION}"
     how_to_get: ClassVar[str] = "Nothing to get: scenes are drawn from a seed when asked for."
+    terms: ClassVar[str] = "None: nobody else's work is in the scenes."
 
     def __init__(self, split: str, options: Options) -> None:
         self.split = split
@@ -115,7 +116,7 @@ def open_splits(root: Path | None, options: Options) -> Splits:
     )
 
 
-def check(root: Path | None, options: Options) -> list[Problem]:
+def check(root: Path | None, options: Options, advance: Advance | None = None) -> list[Problem]:
     """Nothing can be wrong with generated scenes: always empty."""
     return []
 

@@ -1,4 +1,4 @@
-"""Whole images in order, for evaluation, and a data set at another resolution."""
+"""Whole images in order, for evaluation, and their sizes before training; other resolutions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rlseg.data.base import InstanceDataset
 from rlseg.data.samples import InstanceBatch, InstanceSample, collate_instances
 from rlseg.data.transforms import resize
-from rlseg.errors import ConfigError
+from rlseg.errors import ConfigError, ShapeError
 
 
 class WholeImages:
@@ -63,3 +63,43 @@ class Scaled:
         sample = self.dataset[index]
         sides = tuple(max(round(side * self.scale), 1) for side in sample.labels.shape)
         return sample if sides == tuple(sample.labels.shape) else resize(sample, sides, "nearest")
+
+
+def smallest_sides(dataset: InstanceDataset) -> tuple[int, ...]:
+    """The smallest side per axis over all samples, each read once; empty without samples."""
+    sides = [tuple(dataset[index].labels.shape) for index in range(len(dataset))]
+    return tuple(min(axis) for axis in zip(*sides, strict=True))
+
+
+def check_crop(
+    dataset: InstanceDataset, crop: int, scale_hint: str = "", *, multiple: int = 1
+) -> None:
+    """Nothing, if square crops of side `crop` fit into every sample; each is read once.
+
+    Args:
+        dataset: map-style, at the resolution of training.
+        crop: side in pixels, along every axis.
+        scale_hint: what else would help, for the message: "raise --set scale=...".
+        multiple: what a crop's side must be a multiple of.
+
+    Raises:
+        ShapeError: names the smallest sample, its size, the crop, and the largest crop that fits.
+    """
+    least, name, sides, small = crop, "", [], 0
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        side = min(sample.labels.shape)
+        small += side < crop
+        if side < least:
+            least, name, sides = side, sample.name, list(sample.labels.shape)
+    if not small:
+        return
+    fitting = least // multiple * multiple
+    ways = [f"use --set crop={fitting}"] if fitting else []
+    ways += [scale_hint] if scale_hint else []
+    ways.append("leave out such images")
+    others = f" ({small} of {len(dataset)} samples are too small)" if small > 1 else ""
+    raise ShapeError(
+        f"{name} is {sides} at the resolution of training, less than the crop of {crop}{others}: "
+        f"{', or '.join(ways)}"
+    )

@@ -135,7 +135,7 @@ def removed_if_refused(folder: Path) -> Iterator[None]:
     try:
         yield
     except (ConfigError, ShapeError, DatasetNotFoundError, CorruptDatasetError):
-        if folder.is_dir() and not any(map(_begun, stage_stores(folder))):
+        if folder.is_dir() and not has_begun(folder):
             shutil.rmtree(folder)
         raise
 
@@ -159,12 +159,17 @@ def check_unused(folder: Path) -> None:
         ConfigError: the folder holds checkpoints of a run that has begun.
     """
     stores = stage_stores(folder)
-    if any(_begun(store) for store in stores):
+    if any(map(_begun, stores)):
         raise ConfigError(
             f"{folder} already holds a run; go on with it (--resume) or choose another --out"
         )
     for store in stores:  # a stage that the new run lacks must not be taken for one of its own
         store.clear()
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a folder, if there is one, holds a run that has made a step."""
+    return folder.is_dir() and any(map(_begun, stage_stores(folder)))
 
 
 def _begun(store: CheckpointStore) -> bool:
@@ -186,20 +191,31 @@ def check_same(folder: Path, wanted: Mapping[str, Any], allow_change: Sequence[s
     Raises:
         CheckpointError: no run here, or something else differs; the message lists it.
     """
-    check_recorded(folder)
-    path = folder / CONFIG
-    old = dict(leaves(parse_json(path.read_bytes(), path, MAX_CONFIG_BYTES)))
-    new = dict(leaves(json.loads(to_json(wanted))))
-    changed = [
-        f"{key}: {old.get(key, MISSING)!r} -> {new.get(key, MISSING)!r}"
-        for key in dict.fromkeys((*old, *new))
-        if old.get(key, MISSING) != new.get(key, MISSING) and not _allowed(key, allow_change)
-    ]
+    changed = differences(folder, wanted, allow_change)
     if changed:
         raise CheckpointError(
             f"{folder} was made with other settings: {'; '.join(changed)}. Use the old ones, or "
             "permit each with --allow-change KEY"
         )
+
+
+def differences(
+    folder: Path, wanted: Mapping[str, Any], allow_change: Sequence[str] = ()
+) -> list[str]:
+    """What differs between a folder's configuration and the wanted one; see `check_same`.
+
+    Raises:
+        CheckpointError: no configuration here, or a damaged one.
+    """
+    check_recorded(folder)
+    path = folder / CONFIG
+    old = dict(leaves(parse_json(path.read_bytes(), path, MAX_CONFIG_BYTES)))
+    new = dict(leaves(json.loads(to_json(wanted))))
+    return [
+        f"{key}: {old.get(key, MISSING)!r} -> {new.get(key, MISSING)!r}"
+        for key in dict.fromkeys((*old, *new))
+        if old.get(key, MISSING) != new.get(key, MISSING) and not _allowed(key, allow_change)
+    ]
 
 
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

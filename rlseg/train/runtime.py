@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +18,7 @@ from torch import distributed as dist
 from torch.optim import Optimizer
 
 from rlseg.errors import ConfigError, DivergenceError
+from rlseg.train.ranks import from_torchrun, join, rank_and_size
 
 RANK_TIMEOUT_SECONDS = 600
 """A collective call that waits longer than this for another rank fails."""
@@ -296,6 +296,8 @@ def make_runtime(
     precision: str = "fp32",
     seed: int = 0,
     threads: int = 1,
+    *,
+    training: bool = True,
 ) -> Runtime:
     """The runtime of this process; sets threads and determinism flags, joins the other ranks.
 
@@ -306,9 +308,12 @@ def make_runtime(
         precision: "fp32" or "bf16" (autocast, no scaler).
         seed: any integer from 0 on.
         threads: CPU threads of torch; results are promised to repeat for 1.
+        training: False leaves threads, flags and global generators as the caller has them, and
+            joins nobody: the runtime is one of its own, on this process's GPU.
 
     Raises:
-        ConfigError: unknown value, or a GPU is asked for and there is none.
+        ConfigError: unknown value, a GPU is asked for and there is none, or the environment
+            variables of `torchrun` are wrong or not complete.
     """
     if precision not in ("fp32", "bf16"):
         raise ConfigError(f"precision must be fp32 or bf16, got {precision!r}")
@@ -316,31 +321,45 @@ def make_runtime(
         raise ConfigError(f"threads must be at least 1, got {threads}")
     if seed < 0:
         raise ConfigError(f"seed must not be negative, got {seed}")
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
-    chosen = _choose_device(device, int(os.environ.get("LOCAL_RANK", "0")), world_size)
-    torch.set_num_threads(threads)
-    if chosen.type == "cpu":
-        torch.use_deterministic_algorithms(True)
-        # Filling every new tensor only helps to find reads of unset memory, and costs time.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    else:
-        torch.cuda.set_device(chosen)
-        torch.backends.cudnn.benchmark = True
+    rank, world_size = rank_and_size()
+    chosen = _choose_device(device, from_torchrun("LOCAL_RANK", 0), world_size)
+    kind = cast("Literal['fp32', 'bf16']", precision)
+    if not training:  # each process predicts on its own
+        return Runtime(device=chosen, precision=kind, seed=seed)
+    _set_up(chosen, threads)
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group(
-            "gloo" if chosen.type == "cpu" else "nccl",
-            timeout=timedelta(seconds=RANK_TIMEOUT_SECONDS),
-        )
+        backend = "gloo" if chosen.type == "cpu" else "nccl"
+        join(backend, timedelta(seconds=RANK_TIMEOUT_SECONDS))
     runtime = Runtime(
         device=chosen,
-        precision=cast("Literal['fp32', 'bf16']", precision),
+        precision=kind,
         seed=seed,
         rank=rank,
         world_size=world_size,
     )
     runtime.seed_everything("process", rank)
     return runtime
+
+
+def native_bf16(device: str | torch.device) -> bool:
+    """Whether a device (as `--device`) computes in bf16 natively; GPUs count as such."""
+    name = str(device)
+    if name.startswith("cuda") or (name == "auto" and torch.cuda.is_available()):
+        return True
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    found = ask() if ask is not None else {}
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def _set_up(device: torch.device, threads: int) -> None:
+    torch.set_num_threads(threads)
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        # Filling every new tensor only helps to find reads of unset memory, and costs time.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    else:
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
 
 
 def _choose_device(name: str, local_rank: int, world_size: int) -> torch.device:

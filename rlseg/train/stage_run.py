@@ -48,7 +48,8 @@ class Session:
     """Steps of the whole run, all stages and earlier calls included."""
     max_seconds: float | None
     """Likewise."""
-    allow_device: bool = False
+    allow_device: bool
+    resume_hint: str
     steps_before: int = 0
     """Steps of the stages before the current one."""
     seconds_before: float = 0.0
@@ -153,12 +154,13 @@ class StageRun:
             DivergenceError: a number was not finite; `divergence.json` names the batch.
         """
         session, stage = self.session, self.stage
-        session.progress.stage(stage.name, stage.steps, self.step)
         session.runtime.watch.take()
         self._saved_at, self._border = time.monotonic(), (time.monotonic(), self.step)
         end = stage.steps
         if session.max_steps is not None:
             end = min(end, max(self.step, session.max_steps - session.steps_before))
+        if not session.spent(self.step):
+            session.progress.stage(stage.name, end, self.step)
         try:
             with stage.workers or nullcontext():
                 self._entered = True
@@ -206,7 +208,8 @@ class StageRun:
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             if isinstance(error, CheckpointError):
                 raise
-            raise CheckpointError(f"{path} does not fit this configuration: {error}") from error
+            short = " ".join(str(error).split())[:200]  # torch lists every weight
+            raise CheckpointError(f"{path} does not fit this configuration: {short}") from error
 
     def _before(self, step: int, item: Any) -> None:
         names = getattr(item, "names", ())
@@ -358,7 +361,8 @@ class StageRun:
     def _resume_hint(self) -> None:
         step = None if self._saved is None else self._saved[0]
         self.session.progress.note(
-            f"interrupted in stage {self.stage.name}; --resume goes on from step {step}"
+            f"interrupted in stage {self.stage.name}, saved at step {step}; "
+            f"{self.session.resume_hint}"
         )
 
     def _diverged(self, error: DivergenceError) -> DivergenceError:

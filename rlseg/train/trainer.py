@@ -22,6 +22,8 @@ CHECKPOINT_SECONDS = 60.0
 """Default time between two saves; every evaluation saves as well."""
 LOG_EVERY = 10
 """Default steps between two lines of the log."""
+RESUME_HINT = "--resume goes on from there"
+"""Default advice after an interruption."""
 EXIT_CODES: Mapping[Ending, int] = {"finished": 0, "stopped": 0, "interrupted": 130}
 
 
@@ -37,6 +39,8 @@ class TrainResult:
     """Its last finished step."""
     total_steps: int
     """Steps of the whole run, all stages and earlier calls included."""
+    new_steps: int
+    """Those of this call."""
     seconds: float
     """Wall-clock seconds of the whole run."""
     scores: Mapping[str, float]
@@ -62,6 +66,7 @@ class Trainer:
         quiet: no progress, no notes.
         tensorboard: also write event files where TensorBoard is installed.
         progress: display to use instead of the default one.
+        resume_hint: what the user reads after an interruption.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class Trainer:
         quiet: bool = False,
         tensorboard: bool = True,
         progress: RunProgress | None = None,
+        resume_hint: str = RESUME_HINT,
     ) -> None:
         if log_every < 1:
             raise ConfigError(f"log_every must be at least 1 step, got {log_every}")
@@ -86,7 +92,7 @@ class Trainer:
         self.runtime = runtime
         self.method = method
         self.config = dict(config)
-        self._record = {
+        self.record = {
             **self.config,
             "method": method,
             "data_digest": data_digest,
@@ -99,6 +105,8 @@ class Trainer:
         }
         self._log_every, self._checkpoint_seconds = log_every, checkpoint_seconds
         self._tensorboard = tensorboard
+        self._resume_hint = resume_hint
+        self._recorded = False  # config.json and environment.json are those of this call
         self._progress = progress or RunProgress(quiet=quiet or runtime.rank > 0)
 
     def run(
@@ -149,10 +157,12 @@ class Trainer:
                 max_steps=steps,
                 max_seconds=None if minutes is None else 60.0 * minutes,
                 allow_device="device" in allow_change or "runtime.device" in allow_change,
+                resume_hint=self._resume_hint,
             )
             return self._run_stages(make_stages(), session, resume)
 
     def _open_folder(self, stack: ExitStack, resume: bool, allow_change: Sequence[str]) -> None:
+        self._recorded = False
         if self.runtime.rank > 0:
             return  # rank 0 alone writes
         if resume:
@@ -163,19 +173,25 @@ class Trainer:
         if made_here:
             stack.enter_context(folders.removed_if_refused(self.folder))
         if resume:
-            folders.check_same(self.folder, self._record, allow_change)
+            folders.check_same(self.folder, self.record, allow_change)
         else:
             folders.check_unused(self.folder)
-        folders.write_record(self.folder, folders.CONFIG, self._record)
+            self._write_records()
+
+    def _write_records(self) -> None:
+        if self._recorded or self.runtime.rank > 0:
+            return
+        folders.write_record(self.folder, folders.CONFIG, self.record)
         environment = folders.describe_environment(self.runtime.device)
         folders.write_record(self.folder, folders.ENVIRONMENT, environment)
+        self._recorded = True
 
     def _run_stages(
         self, stages: Iterator[Stage[Any]], session: Session, resume: bool
     ) -> TrainResult:
         names: set[str] = set()
         run: StageRun | None = None
-        partial = 0  # steps of a stage that did not finish
+        partial = new = 0  # steps of a stage that did not finish; steps of this call
         ending: Ending = "finished"
         for index in range(10**6):
             if session.spent(0):
@@ -189,13 +205,16 @@ class Trainer:
                 ending = "interrupted"
                 break
             if stage is None:
+                self._write_records()
                 break
             if stage.name in names:
                 raise ConfigError(f"two stages are named {stage.name!r}; names must differ")
             names.add(stage.name)
             run = StageRun(stage, index, session)
             resume = self._begin(run, resume)
+            new -= run.step
             ending = "finished" if run.finished else run.train()
+            new += run.step
             if ending != "finished":
                 partial = run.step
                 break
@@ -206,16 +225,24 @@ class Trainer:
             stage="" if run is None else run.stage.name,
             step=0 if run is None else run.step,
             total_steps=session.steps_before + partial,
+            new_steps=new,
             seconds=session.seconds,
             scores=session.scores,
         )
 
     def _begin(self, run: StageRun, resume: bool) -> bool:
-        """Restores or starts a stage; whether a later one may be restored, too."""
+        """Restores or starts a stage; whether a later one may be restored, too.
+
+        When resuming, what the folder says about the run is replaced only once everything that
+        is to be restored has been: a refused resume leaves the run as it was.
+        """
         (found,) = self.runtime.any(self.runtime.rank == 0 and resume and run.store.exists())
         if not found:
+            self._write_records()
             run.start()
             return False
         last = not any(other.index() > run.index for other in stage_stores(self.folder))
         run.restore(last=last)
+        if not run.finished:
+            self._write_records()
         return run.finished

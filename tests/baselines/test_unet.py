@@ -13,6 +13,7 @@ from rlseg.data.samples import collate_instances
 from rlseg.data.transforms import Augmentation
 from rlseg.errors import CheckpointError, ConfigError, ShapeError
 from rlseg.metrics import overlap, symmetric_best_dice
+from rlseg.supervised import BoundaryLearner
 from rlseg.train.checkpoint import load_checkpoint
 from rlseg.train.runtime import make_runtime
 from rlseg.train.trainer import Trainer
@@ -229,3 +230,33 @@ def test_a_colour_image_for_a_grey_network_is_refused(whole):
 def test_a_setting_out_of_range(changes, message):
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(SHORT, **changes)
+
+
+def test_an_image_smaller_than_the_crop_is_found_before_the_first_step():
+    data = open_dataset("cells", None, {"train": 2, "valid": 1, "size": 40})
+    config = dataclasses.replace(SHORT, crop=32)
+    with pytest.raises(ShapeError, match=r"cells_train_0000 is \[20, 20\].*--set crop=20"):
+        next(unet.stages(config, data, make_runtime(device="cpu")))
+
+
+def test_held_out_loss_is_a_mean_over_valid_pixels():
+    """Whether images come in one batch or two, or with pixels that do not count."""
+    runtime = make_runtime(device="cpu")
+    runtime.seed_everything("unet")
+    learner = BoundaryLearner(
+        in_channels=1, features=(4, 8), learning_rate=1e-3, steps=1, boundary_width=1,
+        runtime=runtime,
+    )  # fmt: skip
+    samples = [scene(k) for k in range(3)]
+    for sample in samples[1:]:
+        sample.valid[:24] = False
+    name = "eval/log_likelihood"
+    whole = learner.evaluate([collate_instances(samples)])[name]
+    parts = [collate_instances(samples[:2]), collate_instances(samples[2:])]
+    assert learner.evaluate(parts)[name] == pytest.approx(whole, rel=1e-5)
+    alone = [learner.evaluate([collate_instances([s])])[name] for s in samples]
+    weights = [int(s.valid.sum()) for s in samples]
+    expected = sum(a * w for a, w in zip(alone, weights, strict=True)) / sum(weights)
+    assert whole == pytest.approx(expected, rel=1e-5)
+    assert abs(whole - sum(alone) / 3) > 1e-6, "the plain mean differs"
+    assert learner.evaluate([]) == {}

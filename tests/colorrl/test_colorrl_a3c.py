@@ -123,30 +123,62 @@ def test_policy_gradient_equals_finite_differences_of_the_expected_reward():
         assert float(-found) == pytest.approx(float(numeric), abs=1e-8)
 
 
-def test_network_gradient_equals_finite_differences():
-    """The whole graph: bits are drawn from the same numbers, so the loss is smooth nearby."""
-    agent = learner(dataclasses.replace(TINY, bits=2))
+@pytest.mark.parametrize("gradient", ["sampled", "counterfactual"])
+def test_the_loss_gradient_equals_finite_differences_through_the_network(gradient):
+    """Actions are drawn from the same numbers; the heads are apart, so that a change of the policy
+    head leaves the advantages alone, and returns never depend on the value head.
+    """
+    agent = learner(dataclasses.replace(TINY, bits=2, gradient=gradient))
     agent.network.double()
     batch = scene()
     batch = dataclasses.replace(batch, image=batch.image.double())
 
-    def entropy():
-        # The one term without constants of the rollout in it: advantages are held fixed.
+    def terms():
         agent.generator.manual_seed(5)
-        return agent.episode(batch)[0]["entropy"]
+        return agent.episode(batch)[0]
 
-    for weight in (agent.network.policy.weight, agent.network.bits_path.first.conv.weight):
-        (exact,) = torch.autograd.grad(entropy(), weight)
+    losses = {
+        agent.network.policy.weight: lambda: terms()["policy"] - 0.05 * terms()["entropy"],
+        agent.network.value.weight: lambda: terms()["value"],
+        agent.network.bits_path.first.conv.weight: lambda: terms()["entropy"],
+    }
+    for weight, loss in losses.items():
+        (exact,) = torch.autograd.grad(loss(), weight)
         with torch.no_grad():
-            for place in ((0, 0, 0, 0), (1, 1, 0, 0)):
+            for place in ((0, 0, 0, 0), (0, 1, 0, 0)):
                 old, step = float(weight[place]), 1e-6
                 weight[place] = old + step
-                above = float(entropy())
+                above = float(loss())
                 weight[place] = old - step
-                below = float(entropy())
+                below = float(loss())
                 weight[place] = old
                 numeric = (above - below) / (2 * step)
-                assert numeric == pytest.approx(float(exact[place]), rel=1e-3, abs=1e-4)
+                assert numeric == pytest.approx(float(exact[place]), rel=2e-3, abs=1e-4)
+
+
+def test_weights_of_the_terms_and_lambda_enter_the_update():
+    """The norm of the gradient moves with each of them; rewards are the same throughout."""
+    norms = {}
+    for name, change in {
+        "plain": {},
+        "value": {"value_weight": 3.0},
+        "entropy": {"entropy_weight": 5.0},
+        "lambda": {"gae_lambda": 0.0},
+        "discount": {"discount": 0.1},
+    }.items():
+        norms[name] = float(
+            learner(dataclasses.replace(TINY, **change)).step(scene())["train/gradient_norm"]
+        )
+    assert len(set(norms.values())) == len(norms)
+
+
+def test_clipping_bounds_the_step_but_not_the_logged_norm():
+    loose = learner().step(scene())["train/gradient_norm"]
+    agent = learner(dataclasses.replace(TINY, max_norm=1e-6))
+    torch.testing.assert_close(agent.step(scene())["train/gradient_norm"], loose)
+    norms = [p.grad.norm() for p in agent.network.parameters() if p.grad is not None]
+    assert norms
+    assert float(torch.stack(norms).norm()) <= 1.01e-6
 
 
 def test_scalars_are_the_mean_rewards_of_the_played_episode(monkeypatch):

@@ -1,9 +1,11 @@
 import json
+import time
 
 import pytest
 
 from rlseg.cli import main
 from rlseg.data import DATASETS
+from tests.fake.cremi import write_challenge_hdf
 
 
 def refuse(constant):
@@ -25,6 +27,8 @@ def test_list(capsys):
     assert entries["cells"]["generated"]
     assert entries["cremi"]["splits"] == ["train", "valid", "test"]
     assert "cremi.org" in entries["cremi"]["how_to_get"]
+    assert entries["cremi"]["terms"] == "Academic use with citation."
+    assert "terms       Academic use" in text
 
 
 def test_check_of_sound_data(capsys, cremi_root, tmp_path):
@@ -34,8 +38,54 @@ def test_check_of_sound_data(capsys, cremi_root, tmp_path):
     captured = capsys.readouterr()
     assert "no problems found" in captured.out
     report = read_json((tmp_path / "o.json").read_text())
-    assert report == {"dataset": "cremi", "root": str(cremi_root), "ok": True, "problems": []}
+    assert report == {
+        "dataset": "cremi", "root": str(cremi_root), "ok": True, "problems": [], "notes": []
+    }  # fmt: skip
     assert main(["data", "check", "cells"]) == 0
+
+
+def test_one_volume_alone_is_sound_with_a_note(capsys, tmp_path):
+    write_challenge_hdf(tmp_path, 4, "train.hdf")
+    out = tmp_path / "o.json"
+    assert main(["data", "check", "cremi", str(tmp_path), "--json", str(out)]) == 0
+    captured = capsys.readouterr()
+    assert "no problems found" in captured.out
+    assert "note: split valid: nothing for it" in captured.err
+    report = read_json(out.read_text())
+    assert (report["ok"], report["problems"]) == (True, [])
+    assert [note["where"] for note in report["notes"]] == ["split valid", "split test"]
+
+
+class Clock:
+    """A clock that is a minute later at every look."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 60.0
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["check"], ["check train: 1 of 4", "check valid: 4 of 4", "check test: 4 of 4"]),
+        (["stats", "--split", "train"], ["train: 4/8", "train: 8/8"]),
+        (
+            ["stats", "--split", "train", "--radius", "5", "8", "9"],
+            ["train: 4/4", "train, suggested radii: 4/4"],
+        ),
+    ],
+)
+def test_long_work_says_how_far_it_is(capsys, cremi_root, monkeypatch, words, expected):
+    monkeypatch.setattr(time, "monotonic", Clock())
+    assert main(["data", words[0], "cremi", str(cremi_root), *words[1:]]) == 0
+    err = capsys.readouterr().err
+    for text in expected:
+        assert text in err
+    assert main(["data", words[0], "cremi", str(cremi_root), *words[1:], "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_check_of_damaged_data_shows_everything_and_exits_2(capsys, folder_root, tmp_path):
@@ -87,6 +137,8 @@ def test_stats_of_volumes(tmp_path, capsys):
         (["data"], "ACTION"),
         (["data", "chek"], "check"),
         (["data", "check"], "NAME"),
+        (["data", "check", "cells", "."], "generated and reads nothing; leave out"),
+        (["data", "check", "folder"], "data set 'folder' needs a root folder"),
         (["data", "stats", "crem"], "did you mean cremi"),
         (["data", "stats", "cremi"], "--root"),
         (["data", "stats", "cells", "--split", "val"], "no split 'val'"),

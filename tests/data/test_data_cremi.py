@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 
 from rlseg.data import open_dataset
-from rlseg.data.cremi import Options, check
+from rlseg.data.cremi import Options, _borders, check
 from rlseg.errors import ConfigError, CorruptDatasetError, DatasetNotFoundError
-from tests.fake.cremi import write_tif
+from tests.fake.cremi import write_challenge_hdf, write_tif
 from tests.fake.scenes import rectangles
 
 
@@ -93,7 +93,7 @@ def test_wrong_root_says_what_was_looked_for_and_found(tmp_path):
 def test_missing_split_is_reported_by_check_only(cremi_hdf_root):
     (cremi_hdf_root / "cre256_test.hdf").unlink()
     assert open_dataset("cremi", cremi_hdf_root).names == ("train", "valid")
-    assert [p.where for p in check(cremi_hdf_root, Options())] == ["split test"]
+    assert [(p.where, p.note) for p in check(cremi_hdf_root, Options())] == [("split test", True)]
 
 
 def test_volumes_that_do_not_fit(cremi_hdf_root):
@@ -116,3 +116,101 @@ def test_unknown_option(cremi_root):
         open_dataset("cremi", cremi_root, {"form": "zarr"})
     with pytest.raises(ConfigError, match="from"):
         open_dataset("cremi", cremi_root, {"from": "tif"})
+
+
+def slice_names(splits):
+    return {
+        name: [splits.split(name)[k].name for k in range(len(splits.split(name)))]
+        for name in splits.names
+    }
+
+
+def numbers(stem, *values):
+    return [f"{stem}_{value:04d}" for value in values]
+
+
+def test_a_volume_of_the_challenge_is_cut_into_runs_of_slices(tmp_path):
+    write_challenge_hdf(tmp_path)
+    splits = open_dataset("cremi", tmp_path)
+    stem = "sample_A_20160501"
+    assert slice_names(splits) == {
+        "train": numbers(stem, *range(16)),
+        "valid": numbers(stem, 16, 17),
+        "test": numbers(stem, 18, 19),
+    }
+    image, labels = rectangles(18)
+    first = splits.split("test")[0]
+    assert torch.equal(first.image, torch.from_numpy(image)[None].float() / 255)
+    assert torch.equal(first.labels, torch.from_numpy(labels).long())
+    assert check(tmp_path, Options()) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(1, [1, 0, 0]), (2, [1, 0, 1]), (5, [4, 0, 1]), (125, [100, 12, 13])]
+)
+def test_every_slice_is_in_one_split_and_train_is_never_empty(count, sizes):
+    borders = _borders(count)
+    assert [stop - start for start, stop in borders.values()] == sizes
+    assert [k for pair in borders.values() for k in range(*pair)] == list(range(count))
+
+
+def test_several_volumes_are_cut_each(tmp_path):
+    for letter in "AB":
+        write_challenge_hdf(tmp_path / "hdf", 10, f"sample_{letter}_20160501.hdf")
+    names = slice_names(open_dataset("cremi", tmp_path))
+    assert len(names["train"]) == 16
+    assert names["valid"] == ["sample_A_20160501_0008", "sample_B_20160501_0008"]
+
+
+def test_a_file_and_ranges_are_named(tmp_path):
+    write_tif(tmp_path)
+    write_challenge_hdf(tmp_path / "more", 10, "train.hdf")
+    chosen = {"file": "more/train.hdf", "train_slices": [2, 5], "test_slices": [7, 10]}
+    splits = open_dataset("cremi", tmp_path, chosen)
+    assert slice_names(splits) == {
+        "train": numbers("train", 2, 3, 4),
+        "test": numbers("train", 7, 8, 9),
+    }
+    whole = open_dataset("cremi", tmp_path, {"file": "more/train.hdf"})
+    assert [len(whole.split(name)) for name in whole.names] == [8, 1, 1]
+    assert whole.digest != splits.digest
+    with pytest.raises(DatasetNotFoundError, match=r"absent\.hdf: no such file.*option file"):
+        open_dataset("cremi", tmp_path, {"file": "absent.hdf"})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_slices": [0, 6], "valid_slices": [5, 8]}, "share slices from 5 on"),
+        ({"test_slices": [4, 4]}, r"got \[4, 4\]"),
+        ({"test_slices": [-1, 4]}, r"got \[-1, 4\]"),
+        ({"train_slices": [0, 11]}, r"train_slices is \[0, 11\].*has 10 slices"),
+        ({"train_slices": [0, 5], "form": "tif"}, "belong to HDF5"),
+        ({"file": "sample_A_20160501.hdf", "form": "tif"}, "belong to HDF5"),
+    ],
+)
+def test_ranges_that_do_not_fit(tmp_path, options, message):
+    write_challenge_hdf(tmp_path, 10)
+    with pytest.raises(ConfigError, match=message):
+        open_dataset("cremi", tmp_path, options)
+
+
+def test_ranges_and_files_that_are_splits_contradict(cremi_hdf_root):
+    with pytest.raises(ConfigError, match=r"cre256_test\.hdf.*option file"):
+        open_dataset("cremi", cremi_hdf_root, {"train_slices": [0, 2]})
+
+
+def test_a_volume_without_truth_is_named_with_the_way_out(tmp_path):
+    write_challenge_hdf(tmp_path, 10)
+    with h5py.File(tmp_path / "sample_B.hdf", "w") as file:
+        file["volumes/raw"] = np.zeros((2, 5, 5), np.uint8)
+    problems = check(tmp_path, Options())
+    assert [(p.where, p.note) for p in problems] == [(str(tmp_path / "sample_B.hdf"), False)]
+    assert len(open_dataset("cremi", tmp_path, {"file": "sample_A_20160501.hdf"}).names) == 3
+
+
+def test_check_tells_how_far_it_is(tmp_path):
+    write_challenge_hdf(tmp_path, 10)
+    seen = []
+    assert check(tmp_path, Options(), lambda *state: seen.append(state)) == []
+    assert seen == [("train", k, 8) for k in range(1, 9)] + [("valid", 1, 1), ("test", 1, 1)]

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from rlseg.data import DATASETS, dataset_module, open_dataset
+from rlseg.data import DATASETS, check_dataset, dataset_module, open_dataset
 from rlseg.errors import ConfigError
 
 OUTSIDE = """
@@ -15,12 +15,12 @@ class Options:
     count: int = 1
 
 class Toy:
-    layout, splits, classes, citation, how_to_get = "", ("train",), (), "", ""
+    layout, splits, classes, citation, how_to_get, terms = "", ("train",), (), "", "", ""
 
 DATASET = Toy
 needs_root = False
 
-def check(root, options):
+def check(root, options, advance=None):
     return []
 
 def open_splits(root, options):
@@ -34,7 +34,7 @@ def open_splits(root, options):
 def test_every_data_set_declares_itself(name):
     module = dataset_module(name)
     about = module.DATASET
-    for text in (about.layout, about.citation, about.how_to_get):
+    for text in (about.layout, about.citation, about.how_to_get, about.terms):
         assert len(text) > 5
     assert "train" in about.splits
     assert isinstance(about.classes, tuple)
@@ -68,6 +68,7 @@ def test_an_import_path_is_a_name(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     splits = open_dataset("outside_package.toy", None, {"count": 4})
     assert len(splits.split("train")) == 4
+    assert check_dataset("outside_package.toy", None) == []
     with pytest.raises(ConfigError, match=r"lacks Options, open_splits, check, DATASET"):
         open_dataset("outside_package.empty", None)
     with pytest.raises(ConfigError, match="needs 'a_module_that_is_not_there'"):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rlseg.data.samples import InstanceSample
-from rlseg.data.whole import Scaled, WholeImages
-from rlseg.errors import ConfigError
+from rlseg.data.whole import Scaled, WholeImages, check_crop, smallest_sides
+from rlseg.errors import ConfigError, ShapeError
 
 
 def sample(name, height, width, value=0.5):
@@ -99,3 +99,29 @@ def test_scaled_images_are_whole_images():
     data = [sample(str(k), 8 + 2 * (k // 2), 8) for k in range(4)]
     shapes = [tuple(batch.labels.shape) for batch in WholeImages(Scaled(data, 0.5), 4)]
     assert shapes == [(2, 4, 4), (2, 5, 4)]
+
+
+def test_the_smallest_side_of_each_axis():
+    assert smallest_sides([sample("a", 8, 5), sample("b", 4, 9)]) == (4, 5)
+    assert smallest_sides(Scaled([sample("a", 8, 6)], 0.5)) == (4, 3)
+    assert smallest_sides([]) == ()
+
+
+def test_a_crop_that_fits_is_fine():
+    check_crop([sample("a", 8, 16), sample("b", 9, 8)], 8)
+    check_crop([], 8)
+
+
+def test_images_smaller_than_the_crop_are_named_with_what_fits():
+    data = [sample("a", 64, 64), sample("b", 30, 40), sample("c", 50, 23), sample("d", 31, 99)]
+    with pytest.raises(ShapeError) as caught:
+        check_crop(data, 32, "raise the scale", multiple=8)
+    for text in (
+        "c is [50, 23]", "crop of 32", "3 of 4 samples", "--set crop=16", "raise the scale"
+    ):  # fmt: skip
+        assert text in str(caught.value)
+    with pytest.raises(ShapeError, match="crop=23, or leave out"):
+        check_crop(data, 32)
+    with pytest.raises(ShapeError) as caught:
+        check_crop(data, 32, multiple=32)
+    assert "--set crop" not in str(caught.value)

@@ -24,6 +24,17 @@ def write_tif(root, base="Cremi/Corrected/256"):
     return root
 
 
+def write_challenge_hdf(root, slices=20, name="sample_A_20160501.hdf"):
+    """One volume as the challenge hands it out; slice n shows scene n."""
+    root.mkdir(parents=True, exist_ok=True)
+    pairs = [rectangles(n) for n in range(slices)]
+    with h5py.File(root / name, "w") as file:
+        file["volumes/raw"] = np.stack([image for image, _ in pairs])
+        ids = np.stack([labels for _, labels in pairs]).astype(np.uint64)
+        file["volumes/labels/neuron_ids"] = ids
+    return root / name
+
+
 def write_hdf(root):
     root.mkdir(parents=True)
     for split, numbers in SPLITS.items():

@@ -5,7 +5,16 @@ import torch
 from torch import nn
 
 from rlseg.errors import ConfigError, DivergenceError
-from rlseg.train.runtime import DivergenceWatch, Runtime, derive_seed, make_runtime, step_unless
+from rlseg.train import random_state
+from rlseg.train.runtime import (
+    DivergenceWatch,
+    Runtime,
+    derive_seed,
+    make_runtime,
+    native_bf16,
+    step_unless,
+)
+from tests.train.children import same_state
 
 
 @pytest.fixture
@@ -158,6 +167,60 @@ def test_make_runtime_refuses_what_is_not_there(monkeypatch: pytest.MonkeyPatch)
         make_runtime("cpu", threads=0)
     with pytest.raises(ConfigError, match="seed"):
         make_runtime("cpu", seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE must be a whole number.*got 'x'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK must be a whole number"),
+        ({"RANK": "1"}, "RANK 1 must be below WORLD_SIZE 1"),
+        ({"LOCAL_RANK": ""}, "LOCAL_RANK"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR.*torchrun"),
+    ],
+)
+def test_wrong_environment_of_ranks(
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        make_runtime("cpu")
+
+
+def test_without_training_the_process_stays_as_it_is() -> None:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        cpu = torch.device("cpu")
+        state = random_state.capture(cpu)
+        runtime = make_runtime("cpu", seed=4, threads=torch.get_num_threads() + 1, training=False)
+        assert runtime.seed == 4
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.get_num_threads() == 1
+        assert same_state(random_state.capture(cpu), state)
+        make_runtime("cpu", seed=4)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not same_state(random_state.capture(cpu), state)
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def test_native_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"avx512_bf16": False, "amx_bf16": False, "avx2": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [native_bf16(name) for name in ("auto", "cpu", torch.device("cpu"))] == [False] * 3
+    assert native_bf16(torch.device("cuda", 1))
+    found["amx_bf16"] = True
+    assert native_bf16("cpu")
+    found["amx_bf16"] = False
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert native_bf16("auto")
+    assert not native_bf16("cpu")
 
 
 def test_bf16_autocast() -> None:
