@@ -21,7 +21,7 @@ from rlseg.data.stream import EpochStream
 from rlseg.data.transforms import Augmentation, TrainingTransform, resize_nearest
 from rlseg.data.whole import Scaled, WholeImages, check_crop
 from rlseg.errors import CheckpointError, ConfigError
-from rlseg.metrics import adapted_rand_error, count_difference, overlap, symmetric_best_dice
+from rlseg.metrics import OptionScores, best_option
 from rlseg.networks.unet import check_features
 from rlseg.prediction import Prediction
 from rlseg.shapes import expect, pad_to_multiple
@@ -147,31 +147,19 @@ class UNetLearner(BoundaryLearner):
     def evaluate(self, items: Iterable[InstanceBatch]) -> Mapping[str, float]:
         """Scores on whole images at the best threshold and minimum size, which are kept."""
         options = [(t, size) for t in self.config.thresholds for size in self.config.min_sizes]
-        rows: dict[tuple[float, int], list[tuple[float, float, float]]] = {}
+        tried: OptionScores[tuple[float, int]] = OptionScores()
         for batch in items:
             inside = self.predictor.probability(batch.image)
             for option in options:
                 labels = self.predictor.instances(inside, *option)
                 labels = resize_nearest(labels, tuple(batch.labels.shape[1:]))
-                for found, true, valid in zip(labels, batch.labels, batch.valid, strict=True):
-                    table = overlap(found, true, valid)
-                    rows.setdefault(option, []).append(
-                        (
-                            symmetric_best_dice(table),
-                            abs(count_difference(table)),
-                            adapted_rand_error(table),
-                        )
-                    )
-        if not rows:
+                tried.add(option, labels, batch.labels, batch.valid)
+        means = tried.means()
+        if not means:
             return {}
-        means = {
-            option: torch.tensor(values, dtype=torch.float64).nanmean(dim=0).tolist()
-            for option, values in rows.items()
-        }
-        best = max(means, key=lambda option: means[option][0])
+        best = best_option(means, lambda scores: scores["sbd"])
         self.predictor.threshold, self.predictor.min_size = best
-        names = ("eval/sbd", "eval/abs_dic", "eval/arand")
-        scores: dict[str, float] = dict(zip(names, means[best], strict=True))
+        scores = {f"eval/{name}": means[best][name] for name in ("sbd", "abs_dic", "arand")}
         return {**scores, "eval/threshold": best[0], "eval/min_size": float(best[1])}
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rlseg.colorrl.networks import ColoringNetwork
 from rlseg.components import expand_labels, label_components, remove_small
 from rlseg.data.samples import InstanceBatch
 from rlseg.data.transforms import resize_nearest
-from rlseg.metrics import adapted_rand_error, count_difference, overlap, symmetric_best_dice
+from rlseg.metrics import OptionScores, best_option
 from rlseg.prediction import Prediction
 from rlseg.shapes import expect, pad_to_multiple
 from rlseg.stitching import Windows, assemble, cover, stitch
@@ -176,30 +176,18 @@ def choose_min_size(
         arand), `instances` (mean number found) and `min_size`. No items: the predictor's own
         size and no scores.
     """
-    rows: dict[int, list[tuple[float, float, float, float]]] = {}
+    tried: OptionScores[int] = OptionScores()
     for batch in items:
         colored = predictor.color(batch.image)
-        for size in config.min_sizes:
+        for size in sorted(config.min_sizes):
             labels = predictor.instances(colored, size)
-            sides = tuple(batch.labels.shape[1:])
-            labels = resize_nearest(labels, sides)
-            for found, true, valid in zip(labels, batch.labels, batch.valid, strict=True):
-                table = overlap(found, true, valid)
-                rows.setdefault(size, []).append(
-                    (
-                        symmetric_best_dice(table),
-                        abs(count_difference(table)),
-                        adapted_rand_error(table),
-                        float(found.max()),
-                    )
-                )
-    scores: dict[int, dict[str, float]] = {}
-    for size, values in rows.items():
-        means = torch.tensor(values, dtype=torch.float64).nanmean(dim=0).tolist()
-        scores[size] = dict(zip(("sbd", "abs_dic", "arand", "instances"), means, strict=True))
-        scores[size]["arand_complement"] = 1 - scores[size]["arand"]
-        scores[size]["min_size"] = float(size)
-    if not scores:
+            labels = resize_nearest(labels, tuple(batch.labels.shape[1:]))
+            tried.add(size, labels, batch.labels, batch.valid)
+    means = tried.means()
+    if not means:
         return predictor.min_size, {}
-    best = max(scores, key=lambda size: (scores[size][config.monitored], -size))
-    return best, scores[best]
+    for size, scores in means.items():
+        scores["arand_complement"] = 1 - scores["arand"]
+        scores["min_size"] = float(size)
+    best = best_option(means, lambda scores: scores[config.monitored])
+    return best, means[best]

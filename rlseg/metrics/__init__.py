@@ -5,6 +5,7 @@ a data set.
 """
 
 from rlseg.metrics.accumulator import Accumulator, MetricSet
+from rlseg.metrics.choice import OptionScores, best_option
 from rlseg.metrics.conventions import Conventions
 from rlseg.metrics.detection import (
     AveragePrecision,
@@ -55,6 +56,7 @@ __all__ = [
     "Information",
     "InstanceScores",
     "MetricSet",
+    "OptionScores",
     "Overlap",
     "Pairs",
     "Panoptic",
@@ -67,6 +69,7 @@ __all__ = [
     "aji_plus",
     "average_precision",
     "best_dice",
+    "best_option",
     "count_difference",
     "coverage",
     "detections",
