@@ -1,4 +1,4 @@
-"""Settings of ColorRL; the defaults are the paper's values for Cre-256."""
+"""Settings of ColorRL; the defaults are the paper's for Cre-256, `scale` and `crop` apart."""
 
 from __future__ import annotations
 
