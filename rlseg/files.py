@@ -7,8 +7,10 @@ import json
 import os
 import re
 import tomllib
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rlseg.errors import ConfigError, RlsegError
 
@@ -19,7 +21,7 @@ MAX_JSON_DEPTH = 64
 MAX_TOML_BYTES = 2**24
 """Largest TOML file read; a recipe is a page of text."""
 
-_JSON_TOKENS = re.compile(r'"(?:\\.|[^"\\])*"|[\[\]{}]', re.DOTALL)
+_NOT_BRACKETS = bytes(code for code in range(256) if chr(code) not in "[]{}")
 _TOML_TOKENS = re.compile(
     r'"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}]',
     re.DOTALL,
@@ -33,6 +35,20 @@ def _depth(text: str, tokens: re.Pattern[str]) -> int:
             depth += 1
             deepest = max(deepest, depth)
         elif token[0] in "]}":
+            depth -= 1
+    return deepest
+
+
+def _json_depth(text: str) -> int:
+    # In JSON a quote always opens or closes a text: every second piece lies outside of texts.
+    # (In what is not JSON this may be wrong, but then the parser stops at the same place.)
+    pieces = text.replace("\\\\", "  ").replace('\\"', "  ").split('"')[::2]
+    depth = deepest = 0
+    for code in "".join(pieces).encode("ascii", "replace").translate(None, _NOT_BRACKETS):
+        if code in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        else:
             depth -= 1
     return deepest
 
@@ -90,6 +106,7 @@ def load_json(
     error_type: type[RlsegError] = ConfigError,
     max_bytes: int = MAX_JSON_BYTES,
     max_depth: int = MAX_JSON_DEPTH,
+    constant: Callable[[str], Any] | None = None,
 ) -> Any:
     """The content of a JSON file: no NaN or Infinity, no key twice in one object.
 
@@ -98,27 +115,29 @@ def load_json(
         error_type: what to raise.
         max_bytes: larger files are refused before they are read as a whole.
         max_depth: deeper nesting is refused before parsing.
+        constant: what stands for NaN, Infinity and -Infinity, for a caller who can name the place
+            in the message; None = they are refused here.
 
     Raises:
         RlsegError: of `error_type`; unreadable, too large, too deep, or not JSON.
     """
     text = _read_text(path, error_type, max_bytes)
-    if _depth(text, _JSON_TOKENS) > max_depth:
+    if _json_depth(text) > max_depth:
         raise error_type(f"{path}: nested deeper than {max_depth} levels")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
+            times = Counter(key for key, _ in pairs)
+            twice = times.most_common(1)[0][0]
             raise ValueError(f"key {twice!r} appears twice in one object")
         return found
 
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not a number that JSON knows")
+    def refuse(name: str) -> Any:
+        raise ValueError(f"{name} is not a number that JSON knows")
 
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+        return json.loads(text, object_pairs_hook=unique, parse_constant=constant or refuse)
     except ValueError as error:
         raise error_type(f"{path}: not JSON: {error}") from error
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -269,6 +270,29 @@ def test_fault_r14_a_bad_json_file_is_named(tmp_path, content, message):
 def test_json_with_byte_order_mark_and_brackets_in_texts(tmp_path):
     text = json.dumps({"a": "[" * 100 + '\\"', "b": 2**70})
     assert load_json(write(tmp_path, "x.json", b"\xef\xbb\xbf" + text.encode()))["b"] == 2**70
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_depth_of_json_is_counted_outside_of_texts(seed, tmp_path):
+    random = np.random.default_rng(seed)
+
+    def nested(depth):
+        if depth == 0:
+            letters = random.choice(list('a[]{}"\\:,'), size=int(random.integers(8)))
+            return "".join(letters)
+        inner = nested(depth - 1)
+        return [nested(0), inner] if random.random() < 0.5 else {nested(0): inner}
+
+    depth = int(random.integers(1, 30))
+    path = write(tmp_path, "x.json", json.dumps(nested(depth)))
+    load_json(path, max_depth=depth)
+    with pytest.raises(ConfigError, match=f"nested deeper than {depth - 1} levels"):
+        load_json(path, max_depth=depth - 1)
+
+
+def test_a_caller_may_stand_in_for_constants(tmp_path):
+    path = write(tmp_path, "x.json", "[NaN, -Infinity, 1]")
+    assert load_json(path, constant=str.lower) == ["nan", "-infinity", 1]
 
 
 def test_write_whole_leaves_no_partial_file(tmp_path):

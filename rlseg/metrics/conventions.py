@@ -22,6 +22,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """Score -> names it knows, the default first; the functions' docstrings define them."""
 
+PLAIN_WORDS = frozenset({"present", "count", "auto", "area", "one", "file", "all", "foreground"})
+"""Names that mean something only beside a score; every other one stands for a tool or a study."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Conventions:
@@ -78,8 +81,8 @@ class Conventions:
                 )
             return replace(self, **{score: name})
         knowing = {key: text for key, names in CHOICES.items() if text in names}
-        if not knowing:
-            names = sorted({name for known in CHOICES.values() for name in known})
+        if not knowing or text in PLAIN_WORDS:
+            names = sorted({name for known in CHOICES.values() for name in known} - PLAIN_WORDS)
             raise ConfigError(
                 f"no score knows a convention {text!r}{nearest(text, names) or ';'} write "
                 f"SCORE=NAME or one of {', '.join(names)}"

@@ -47,6 +47,11 @@ class ThresholdRow:
             iou_sum=self.iou_sum + other.iou_sum,
         )
 
+    @property
+    def dsb(self) -> float:
+        """`TP / (TP + FP + FN)`, 0 when TP = 0."""
+        return self.tp / (self.tp + self.fp + self.fn) if self.tp else 0.0
+
     def scores(self) -> dict[str, float]:
         """All ratios of the row; each is 0 when TP = 0, also if there is nothing at all.
 
@@ -60,7 +65,7 @@ class ThresholdRow:
         return {
             "precision": tp / (tp + fp) if some else 0.0,
             "recall": tp / (tp + fn) if some else 0.0,
-            "dsb": tp / (tp + fp + fn) if some else 0.0,
+            "dsb": self.dsb,
             "f1": 2 * tp / (2 * tp + fp + fn) if some else 0.0,
             "mean_matched_iou": total / tp if some else 0.0,
             "mean_true_iou": total / (tp + fn) if some else 0.0,
@@ -130,8 +135,7 @@ def half_matches(overlap: Overlap, priority: NDArray[Any] | None = None) -> Ints
     Returns:
         int64 indices into the pairs, ascending.
     """
-    pairs = overlap.pairs
-    cells = np.flatnonzero(pairs.iou >= 0.5)
+    pairs, cells = overlap.pairs, overlap.half_pairs
     half = cells[pairs.iou[cells] == 0.5]
     if len(half) < 2:
         return cells

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -38,6 +39,7 @@ Choice = Any
 """A convention's name, checked by `Conventions` against `CHOICES`."""
 
 DSB_KEYS = ("dsb", "dsb50", "dsb75", "dsb90")
+_DSB_PLACES = tuple(DSB_THRESHOLDS.index(threshold) for threshold in (0.5, 0.75, 0.9))
 PQ_KEYS = ("pq", "sq", "rq")
 PARTS = {"arand": ("precision", "recall"), "voi": ("split", "merge")}
 AP_KEYS = ("ap", "ap50", "ap75")
@@ -57,6 +59,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.metrics is not None:
+            if not self.metrics:
+                raise ConfigError(
+                    f"no score chosen; name some of {', '.join(self.all_keys)}, or none for all"
+                )
             for name in sorted(self.metrics - set(self.all_keys)):
                 raise ConfigError(
                     f"unknown metric {name!r}{nearest(name, self.all_keys) or ';'} known: "
@@ -75,6 +81,11 @@ class Settings:
     def mean_keys(self) -> tuple[str, ...]:
         """The wanted scores that are means over images."""
         return tuple(key for key in _mean_keys(self.all_conventions) if self.wants(key))
+
+    @property
+    def image_keys(self) -> tuple[str, ...]:
+        """The wanted scores that each image has: those, and the panoptic ones."""
+        return (*self.mean_keys, *(key for key in PQ_KEYS if self.wants(key)))
 
     def wants(self, *keys: str) -> bool:
         """Whether any of the keys is wanted."""
@@ -96,6 +107,19 @@ class ImageScores:
     scored: bool
     """Whether the predictions came with scores and these were used."""
 
+    @property
+    def numbers(self) -> list[tuple[float, float, float, float]]:
+        """TP, FP, FN and sum of IoU at the thresholds and, last, for panoptic quality."""
+        return [(r.tp, r.fp, r.fn, r.iou_sum) for r in (*self.thresholds, self.panoptic)]
+
+    @cached_property
+    def content(self) -> bytes:
+        """Equal for images that add the same to every score; puts images of equal name in order."""
+        found = self.detections
+        parts = (found.score, found.iou, list(self.values.values()), np.ravel(self.numbers))
+        counts = [self.true_instances, self.pred_instances, self.scored]
+        return np.concatenate([counts, *parts]).astype(np.float64).tobytes()
+
     def row(self) -> dict[str, Any]:
         """The image's entry of `per_image`."""
         return {
@@ -106,18 +130,27 @@ class ImageScores:
         }
 
 
-Group = tuple[tuple[str, ...], Callable[[Overlap, Settings], tuple[float, ...]]]
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Image:
+    """What the scores of one image are computed from."""
+
+    table: Overlap
+    settings: Settings
+
+    @cached_property
+    def rows(self) -> tuple[ThresholdRow, ...]:
+        """Matches at the thresholds of `dsb`."""
+        convention = _choice(self.settings.conventions.dsb)
+        return tuple(scores_at_thresholds(self.table, convention=convention))
 
 
-def _dsb(table: Overlap, convention: Choice) -> list[float]:
-    rows = scores_at_thresholds(table, convention=convention)
-    return [row.scores()["dsb"] for row in rows]
+Group = tuple[tuple[str, ...], Callable[[Overlap, _Image], tuple[float, ...]]]
 
 
-def _dsb_values(table: Overlap, settings: Settings) -> tuple[float, ...]:
-    values = _dsb(table, settings.conventions.dsb)
-    at = {round(t, 2): value for t, value in zip(DSB_THRESHOLDS, values, strict=True)}
-    return float(np.mean(values)), at[0.5], at[0.75], at[0.9]
+def _dsb_values(rows: Sequence[ThresholdRow]) -> tuple[float, ...]:
+    """Mean over the thresholds, and at 0.50, 0.75 and 0.90."""
+    values = [row.dsb for row in rows]
+    return float(np.mean(values)), *(values[place] for place in _DSB_PLACES)
 
 
 def _counts(table: Overlap, convention: Choice) -> tuple[float, float]:
@@ -132,40 +165,49 @@ def _choice(name: str) -> Choice:
 GROUPS: tuple[Group, ...] = (
     (
         ("sbd",),
-        lambda t, s: (symmetric_best_dice(t, convention=_choice(s.conventions.sbd)),),
+        lambda t, i: (symmetric_best_dice(t, convention=_choice(i.settings.conventions.sbd)),),
     ),
     (
         ("best_dice_pred", "best_dice_true"),
-        lambda t, s: (best_dice(t, "pred"), best_dice(t, "true")),
+        lambda t, i: (best_dice(t, "pred"), best_dice(t, "true")),
     ),
-    (("dic", "abs_dic"), lambda t, s: _counts(t, s.conventions.count)),
-    (("fgbg_dice",), lambda t, s: (fgbg_dice(t, convention=_choice(s.conventions.count)),)),
-    (("mucov", "mwcov"), lambda t, s: coverage(t, convention=_choice(s.conventions.coverage))),
-    (("avgfp", "avgfn"), lambda t, s: false_instances(t)),
+    (("dic", "abs_dic"), lambda t, i: _counts(t, i.settings.conventions.count)),
+    (
+        ("fgbg_dice",),
+        lambda t, i: (fgbg_dice(t, convention=_choice(i.settings.conventions.count)),),
+    ),
+    (
+        ("mucov", "mwcov"),
+        lambda t, i: coverage(t, convention=_choice(i.settings.conventions.coverage)),
+    ),
+    (("avgfp", "avgfn"), lambda t, i: false_instances(t)),
     (
         ("avgfp_fraction", "avgfn_fraction"),
-        lambda t, s: false_instances(t, convention="fraction"),
+        lambda t, i: false_instances(t, convention="fraction"),
     ),
     (
         ("avgfp_colorrl50", "avgfn_colorrl50"),
-        lambda t, s: false_instances(t, convention="colorrl-50"),
+        lambda t, i: false_instances(t, convention="colorrl-50"),
     ),
-    (DSB_KEYS, _dsb_values),
-    (("aji",), lambda t, s: (aji(t),)),
-    (("aji_plus",), lambda t, s: (aji_plus(t),)),
+    (DSB_KEYS, lambda t, i: _dsb_values(i.rows)),
+    (("aji",), lambda t, i: (aji(t),)),
+    (("aji_plus",), lambda t, i: (aji_plus(t),)),
     (
         ("arand", "arand_precision", "arand_recall"),
-        lambda t, s: adapted_rand(
-            t, convention=_choice(s.conventions.arand), ignore_id=s.ignore_id
+        lambda t, i: adapted_rand(
+            t, convention=_choice(i.settings.conventions.arand), ignore_id=i.settings.ignore_id
         ),
     ),
     (
         ("voi", "voi_split", "voi_merge"),
-        lambda t, s: variation_of_information(
-            t, convention=_choice(s.conventions.voi), ignore_id=s.ignore_id
+        lambda t, i: variation_of_information(
+            t, convention=_choice(i.settings.conventions.voi), ignore_id=i.settings.ignore_id
         ),
     ),
-    (("ari",), lambda t, s: (adjusted_rand_index(t, convention=_choice(s.conventions.ari)),)),
+    (
+        ("ari",),
+        lambda t, i: (adjusted_rand_index(t, convention=_choice(i.settings.conventions.ari)),),
+    ),
 )
 """Keys of the per-image scores and what computes them."""
 
@@ -174,31 +216,33 @@ def _every_convention() -> tuple[Group, ...]:
     """Groups of `--all-conventions`: keys end in the convention's name."""
 
     def sbd(name: Choice) -> Group:
-        return (f"sbd_{_key(name)}",), lambda t, s: (symmetric_best_dice(t, convention=name),)
+        return (f"sbd_{_key(name)}",), lambda t, i: (symmetric_best_dice(t, convention=name),)
 
     def arand(name: Choice) -> Group:
         keys = tuple(f"{k}_{_key(name)}" for k in ("arand", "arand_precision", "arand_recall"))
-        return keys, lambda t, s: adapted_rand(t, convention=name, ignore_id=s.ignore_id)
+        return keys, lambda t, i: adapted_rand(t, convention=name, ignore_id=i.settings.ignore_id)
 
     def voi(name: Choice) -> Group:
         keys = tuple(f"{k}_{_key(name)}" for k in ("voi", "voi_split", "voi_merge"))
-        return keys, lambda t, s: variation_of_information(
-            t, convention=name, ignore_id=s.ignore_id
+        return keys, lambda t, i: variation_of_information(
+            t, convention=name, ignore_id=i.settings.ignore_id
         )
 
     def count(name: Choice) -> Group:
         keys = tuple(f"{k}_{_key(name)}" for k in ("dic", "abs_dic", "fgbg_dice"))
-        return keys, lambda t, s: (*_counts(t, name), fgbg_dice(t, convention=name))
+        return keys, lambda t, i: (*_counts(t, name), fgbg_dice(t, convention=name))
 
     def covered(name: Choice) -> Group:
         keys = tuple(f"{k}_{_key(name)}" for k in ("mucov", "mwcov"))
-        return keys, lambda t, s: coverage(t, convention=name)
+        return keys, lambda t, i: coverage(t, convention=name)
 
     def dsb(name: Choice) -> Group:
-        return (f"dsb_{_key(name)}",), lambda t, s: (float(np.mean(_dsb(t, name))),)
+        return (f"dsb_{_key(name)}",), lambda t, i: _dsb_values(
+            scores_at_thresholds(t, convention=name)
+        )[:1]
 
     def ari(name: Choice) -> Group:
-        return (f"ari_{_key(name)}",), lambda t, s: (adjusted_rand_index(t, convention=name),)
+        return (f"ari_{_key(name)}",), lambda t, i: (adjusted_rand_index(t, convention=name),)
 
     makers = {
         "sbd": sbd,
@@ -247,10 +291,13 @@ def score_image(
         ShapeError: another number of scores than instances.
     """
     values: dict[str, float] = {}
+    image = _Image(table=table, settings=settings)
     for keys, function in _groups(settings.all_conventions):
-        if settings.wants(*keys):
-            found = dict(zip(keys, function(table, settings), strict=True))
-            values |= {key: float(v) for key, v in found.items() if settings.wants(key)}
+        if settings.metrics is None:
+            values.update(zip(keys, map(float, function(table, image)), strict=True))
+        elif settings.wants(*keys):
+            found = dict(zip(keys, map(float, function(table, image)), strict=True))
+            values |= {key: value for key, value in found.items() if settings.wants(key)}
     used = _ap_scores(table, settings.conventions.ap_score, scores)
     row = panoptic_row(table)
     quality = panoptic_quality(row)._asdict()
@@ -260,7 +307,7 @@ def score_image(
         pred_instances=table.pred_instances,
         true_instances=table.true_instances,
         values=values,
-        thresholds=tuple(scores_at_thresholds(table, convention=_choice(settings.conventions.dsb))),
+        thresholds=image.rows,
         panoptic=row,
         detections=detections(table, used),
         scored=used is not None and used is scores,

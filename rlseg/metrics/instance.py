@@ -10,12 +10,10 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from rlseg.errors import ConfigError
-from rlseg.matching import assign
-from rlseg.metrics.overlap import Floats, Ints, Overlap
+from rlseg.metrics.assignment import assign_pairs
+from rlseg.metrics.overlap import Ints, Overlap, largest
 
 DiceConvention = Literal["cvppp-2017", "cvppp-2014", "paper"]
 CountConvention = Literal["present", "cvppp-2014"]
@@ -80,15 +78,13 @@ def best_dice(
     number = len(area) - 1
     if number == 0 or (convention != "paper" and np.count_nonzero(area) == 1):
         return 0.0
-    pairs = overlap.pairs
-    own = pairs.pred if side == "pred" else pairs.true
-    dice = pairs.dice
     if convention == "cvppp-2014":
-        dice = dice[_foreground_pairs(overlap)]
-        own = own[_foreground_pairs(overlap)]
+        pairs, inside = overlap.pairs, _foreground_pairs(overlap)
+        own = pairs.pred if side == "pred" else pairs.true
         low, high = overlap.pred_range if side == "pred" else overlap.true_range
-        return float(_largest(own, dice, number).sum() / (high - low))
-    return float(_largest(own, dice, number).sum() / number)
+        return float(largest(own[inside], pairs.dice[inside], number).sum() / (high - low))
+    best = overlap.best_pred_dice if side == "pred" else overlap.best_true_dice
+    return float(best.sum() / number)
 
 
 def count_difference(overlap: Overlap, *, convention: CountConvention = "present") -> int:
@@ -157,7 +153,7 @@ def coverage(overlap: Overlap, *, convention: CoverageConvention = "rec-attend")
     number = overlap.true_instances
     if number == 0:
         return Coverage(0.0, 0.0)
-    covered = _largest(overlap.pairs.true, overlap.pairs.iou, number)
+    covered = overlap.best_true_iou
     area = overlap.true_area[1:]
     total = int(area.sum()) + (convention == "colorrl")
     return Coverage(float(covered.mean()), float((area * covered).sum() / total))
@@ -189,10 +185,13 @@ def false_instances(overlap: Overlap, *, convention: FalseConvention = "count") 
     pairs, m, n = overlap.pairs, overlap.pred_instances, overlap.true_instances
     if convention == "colorrl-50":
         covers = 2 * pairs.count > overlap.true_area[pairs.true]
-        taken = len(np.unique(pairs.pred[covers]))
+        covering = np.zeros(m + 1, dtype=np.bool_)
+        covering[pairs.pred[covers]] = True
+        taken = np.count_nonzero(covering)
         empty = 0.0 if m == n == 0 else 1.0
         return FalseInstances((m - taken) / m if m else empty, (n - taken) / n if n else empty)
-    fp, fn = m - len(np.unique(pairs.pred)), n - len(np.unique(pairs.true))
+    fp = m - np.count_nonzero(overlap.best_pred_dice)
+    fn = n - np.count_nonzero(overlap.best_true_dice)
     if convention == "count":
         return FalseInstances(float(fp), float(fn))
     return FalseInstances(fp / m if m else 0.0, fn / n if n else 0.0)
@@ -210,11 +209,11 @@ def aji(overlap: Overlap) -> float:
         overlap: of one image.
     """
     pairs = overlap.pairs
-    # Cells are sorted by prediction; a stable sort keeps the lowest id first among equals.
-    order = np.lexsort((-pairs.iou, pairs.true))
-    true = pairs.true[order]
-    first = order[np.flatnonzero(np.diff(true, prepend=0))]
-    return _jaccard(overlap, pairs.pred[first], pairs.true[first], pairs.count[first])
+    best = np.flatnonzero(pairs.iou == overlap.best_true_iou[pairs.true - 1])
+    # Cells are sorted by prediction: the first of several equal ones has the lowest id.
+    first = np.full(overlap.true_instances + 1, len(pairs.iou))
+    np.minimum.at(first, pairs.true[best], best)
+    return _jaccard(overlap, first[first < len(pairs.iou)])
 
 
 def aji_plus(overlap: Overlap) -> float:
@@ -225,68 +224,21 @@ def aji_plus(overlap: Overlap) -> float:
     Args:
         overlap: of one image.
     """
-    chosen = assign_pairs(overlap)
-    pairs = overlap.pairs
-    return _jaccard(overlap, pairs.pred[chosen], pairs.true[chosen], pairs.count[chosen])
+    return _jaccard(overlap, assign_pairs(overlap))
 
 
-def assign_pairs(overlap: Overlap) -> Ints:
-    """Which cells of `overlap.pairs` form the one-to-one assignment of largest total IoU, [L].
-
-    The Hungarian method runs on each group of instances that touch one another directly or
-    through others, so its cost depends on crowding and not on the number of instances.
-
-    Args:
-        overlap: of one image.
-    """
-    pairs = overlap.pairs
-    if len(pairs.count) == 0:
-        return np.zeros(0, dtype=np.int64)
-    rows, columns = overlap.pred_instances, overlap.true_instances
-    nodes = rows + columns
-    links = (np.ones(len(pairs.count), dtype=np.int8), (pairs.pred - 1, rows + pairs.true - 1))
-    _, group_of = connected_components(coo_array(links, shape=(nodes, nodes)), directed=False)
-    group = group_of[pairs.pred - 1]
-    order = np.argsort(group, kind="stable")
-    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    sizes = np.diff(starts, append=len(order))
-    chosen = [order[starts[sizes == 1]]]
-    for start, size in zip(starts[sizes > 1], sizes[sizes > 1], strict=True):
-        chosen.append(_assign_group(overlap, order[start : start + size]))
-    return np.sort(np.concatenate(chosen))
-
-
-def _assign_group(overlap: Overlap, cells: Ints) -> Ints:
-    """The chosen ones of the cells (of `overlap.pairs`) of one group."""
-    pairs = overlap.pairs
-    pred, row = np.unique(pairs.pred[cells], return_inverse=True)
-    true, column = np.unique(pairs.true[cells], return_inverse=True)
-    if len(pred) == 1 or len(true) == 1:
-        return cells[[int(pairs.iou[cells].argmax())]]
-    iou = np.zeros((len(pred), len(true)))
-    cell = np.full(iou.shape, -1)
-    iou[row, column], cell[row, column] = pairs.iou[cells], cells
-    found = cell[assign(iou)]
-    kept: Ints = found[found >= 0]
-    return kept
-
-
-def _jaccard(overlap: Overlap, pred: Ints, true: Ints, common: Ints) -> float:
+def _jaccard(overlap: Overlap, chosen: Ints) -> float:
     """`I / U` of the chosen pairs; areas of instances that are in no pair belong to U."""
     if overlap.pred_instances == overlap.true_instances == 0:
         return float("nan")
-    p, t = overlap.pred_area, overlap.true_area
-    union = int((p[pred] + t[true] - common).sum())
-    union += int(np.delete(p, np.append(pred, 0)).sum())
-    union += int(np.delete(t, np.append(true, 0)).sum())
-    return int(common.sum()) / union
-
-
-def _largest(index: Ints, values: Floats, number: int) -> Floats:
-    """Largest value per index 1..number, 0 where there is none, [number]."""
-    best = np.zeros(number + 1)
-    np.maximum.at(best, index, values)
-    return best[1:]
+    pairs, p, t = overlap.pairs, overlap.pred_area, overlap.true_area
+    pred, true, common = pairs.pred[chosen], pairs.true[chosen], int(pairs.count[chosen].sum())
+    pred_alone, true_alone = np.ones(len(p), dtype=np.bool_), np.ones(len(t), dtype=np.bool_)
+    pred_alone[pred], true_alone[true] = False, False
+    pred_alone[0] = true_alone[0] = False
+    union = int(p[pred].sum()) + int(t[true].sum()) - common
+    union += int(p[pred_alone].sum()) + int(t[true_alone].sum())
+    return common / union
 
 
 def _lowest(area: Ints) -> int:

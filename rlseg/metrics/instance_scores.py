@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from rlseg.errors import ConfigError, ShapeError
 from rlseg.metrics.detection import (
     DSB_THRESHOLDS,
+    Detections,
     ThresholdRow,
     panoptic_quality,
     pooled_average_precision,
@@ -28,14 +30,25 @@ COUNTS = (
     "instances_pred",
     "instances_true",
 )
+RECORDS = (
+    *("name", "pred_instances", "true_instances", "scored"),
+    *("values", "rows", "score", "iou"),
+)
+"""Arrays that `InstanceScores.records` returns."""
+_THRESHOLDS = (*DSB_THRESHOLDS, 0.5)  # of the rows of an image: those of `dsb`, and that of `pq`
 
 
 class InstanceScores:
     """Adds up all instance scores of a data set; an `Accumulator`.
 
     Means over images leave out the images on which a score is undefined. `dsb_pooled`, `pq`, `sq`
-    and `rq` come from summed counts; `ap`, `ap50` and `ap75` from the records of all predictions,
-    which are not sums: they travel with `merge`, not with `state`.
+    and `rq` come from summed counts; `ap`, `ap50` and `ap75` from all predictions, which are no sum
+    over images. Processes that share the images out join their parts without loss by `records` and
+    `add_records` (objects of one process by `merge`); `state` and `load` keep the sums only.
+
+    The result does not depend on the order in which images come, nor on who adds which. Among equal
+    AP scores, predictions are sorted by the name of their image; images of equal name, as without
+    names, by what is known of them. Names make this order one that other tools can repeat.
 
     Args:
         settings: what to compute, and under which conventions.
@@ -61,7 +74,7 @@ class InstanceScores:
             pred: integer [*S], 0 = background.
             true: integer [*S].
             valid: bool [*S], pixels that count; None = all.
-            name: of the image; ties among equal AP scores are broken by it.
+            name: of the image; decides among equal AP scores, see the class.
             scores: confidence of the predicted instances in ascending order of ids, [M].
         """
         table = overlap(pred, true, valid)
@@ -84,11 +97,74 @@ class InstanceScores:
         self.images.extend(other.images)
 
     def sorted_images(self) -> list[ImageScores]:
-        """The images in name order, so that sums do not depend on the order of arrival."""
-        return sorted(self.images, key=lambda image: image.name)
+        """The images in name order, those of equal name by content: never in order of arrival."""
+        return _in_order(self.images)
+
+    def records(self) -> dict[str, NDArray[Any]]:
+        """All that was added, as arrays: to be sent to another process, for `add_records`.
+
+        Keys: `name` str [I], `pred_instances`, `true_instances` int64 [I], `scored` bool [I],
+        `values` float64 [I, K] (of `settings.image_keys`), `rows` float64 [I, 11, 4] (TP, FP, FN
+        and sum of IoU at the thresholds and for PQ), `score` and `iou` float64 of all predictions.
+
+        Raises:
+            ConfigError: after `load`: sums do not tell what they were added up from.
+        """
+        if self._loaded is not None:
+            raise ConfigError(
+                "a loaded state holds sums, not images; take records before, and use them instead"
+            )
+        keys, images, none = self.settings.image_keys, self.images, [np.zeros(0)]
+        values = [[image.values[key] for key in keys] for image in images]
+        rows = [image.numbers for image in images]
+        return {
+            "name": np.array([image.name for image in images], dtype=np.str_),
+            "pred_instances": np.array([i.pred_instances for i in images], dtype=np.int64),
+            "true_instances": np.array([i.true_instances for i in images], dtype=np.int64),
+            "scored": np.array([image.scored for image in images], dtype=np.bool_),
+            "values": np.array(values, dtype=np.float64).reshape(len(images), len(keys)),
+            "rows": np.array(rows, dtype=np.float64).reshape(len(images), len(_THRESHOLDS), 4),
+            "score": np.concatenate(none + [image.detections.score for image in images]),
+            "iou": np.concatenate(none + [image.detections.iou for image in images]),
+        }
+
+    def add_records(self, records: Mapping[str, NDArray[Any]]) -> None:
+        """Adds what `records` of another one with the same settings returned.
+
+        Raises:
+            ShapeError: an array is missing or has another shape, as under other settings.
+        """
+        _check_records(records, len(self.settings.image_keys))
+        ends = np.cumsum(records["pred_instances"])[:-1]
+        score, iou = (np.split(records[key], ends) for key in ("score", "iou"))
+        for k, name in enumerate(records["name"].tolist()):
+            true_instances = int(records["true_instances"][k])
+            rows = [
+                _row(threshold, row)
+                for threshold, row in zip(_THRESHOLDS, records["rows"][k].tolist(), strict=True)
+            ]
+            values = records["values"][k].tolist()
+            self.images.append(
+                ImageScores(
+                    name=name,
+                    pred_instances=int(records["pred_instances"][k]),
+                    true_instances=true_instances,
+                    values=dict(zip(self.settings.image_keys, values, strict=True)),
+                    thresholds=tuple(rows[:-1]),
+                    panoptic=rows[-1],
+                    detections=Detections(
+                        score=score[k], iou=iou[k], true_instances=true_instances
+                    ),
+                    scored=bool(records["scored"][k]),
+                )
+            )
 
     def state(self) -> Tensor:
-        """Sums over images, float64 [K]; states may be added. Without the AP records."""
+        """Sums over images, float64 [K]; states may be added.
+
+        What is no sum is not in it: the rows per image, and with them `ap`, `ap50`, `ap75` and
+        which images came with scores. `records` has everything.
+        """
         size = len(COUNTS) + 2 * len(self.settings.mean_keys) + 4 * (len(DSB_THRESHOLDS) + 1)
         total = np.zeros(size)
         for image in self.sorted_images():
@@ -97,7 +173,7 @@ class InstanceScores:
         return state if self._loaded is None else state + self._loaded
 
     def load(self, state: Tensor) -> None:
-        """Continues from a state; the per-image rows and the AP scores are then unknown.
+        """Continues from a state. Rows per image are then unknown, and `compute` has no AP scores.
 
         Raises:
             ShapeError: another length: it belongs to other settings.
@@ -174,6 +250,32 @@ class InstanceScores:
         return scores
 
 
+def _in_order(images: Sequence[ImageScores]) -> list[ImageScores]:
+    """By name; those of equal name by content."""
+    by_name = sorted(images, key=lambda image: image.name)
+    ordered: list[ImageScores] = []
+    for _, group in groupby(by_name, key=lambda image: image.name):
+        same = list(group)
+        ordered += same if len(same) == 1 else sorted(same, key=lambda image: image.content)
+    return ordered
+
+
+def _check_records(records: Mapping[str, NDArray[Any]], keys: int) -> None:
+    missing = [name for name in RECORDS if name not in records]
+    if missing:
+        raise ShapeError(f"records lack {missing[0]!r}; give what `records` returned")
+    images, instances = len(records["name"]), int(np.sum(records["pred_instances"]))
+    shapes = {"values": (images, keys), "rows": (images, len(_THRESHOLDS), 4)}
+    shapes |= {"score": (instances,), "iou": (instances,)}
+    for name in RECORDS:
+        expected = shapes.get(name, (images,))
+        if records[name].shape != expected:
+            raise ShapeError(
+                f"records[{name!r}] has shape {list(records[name].shape)}, expected "
+                f"{list(expected)}; it was made with other metrics or conventions, or cut"
+            )
+
+
 def _row(threshold: float, values: Sequence[float]) -> ThresholdRow:
     tp, fp, fn = (int(value) for value in values[:3])
     return ThresholdRow(iou=threshold, tp=tp, fp=fp, fn=fn, iou_sum=float(values[3]))
@@ -191,6 +293,5 @@ def _sums(image: ImageScores, keys: Collection[str]) -> NDArray[np.float64]:
         image.pred_instances,
         image.true_instances,
     )
-    rows = [(r.tp, r.fp, r.fn, r.iou_sum) for r in (*image.thresholds, image.panoptic)]
-    parts = (list(counts), np.where(defined, values, 0.0), defined, np.ravel(rows))
+    parts = (list(counts), np.where(defined, values, 0.0), defined, np.ravel(image.numbers))
     return np.concatenate(parts).astype(np.float64)

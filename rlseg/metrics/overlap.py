@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlseg.errors import ShapeError
+from rlseg.metrics.counting import Cells, count_cells, numbered, sum_cells
 
-MAX_TABLE_CELLS = 1 << 24  # a dense table of counts is built up to here, a sparse one above
-CHUNK_PIXELS = 1 << 20  # pixels counted at a time: bounds temporary memory and stays in cache
+MAX_TABLE_CELLS = 1 << 24  # largest dense table that is given out
+CHUNK_PIXELS = 1 << 16  # pixels compared at a time: both maps stay in the cache
 
 LabelMap = Tensor | NDArray[Any]
 Ints = NDArray[np.int64]
@@ -98,21 +99,49 @@ class Overlap:
             pred=pred, true=true, count=count, iou=count / (total - count), dice=2 * count / total
         )
 
-    def dense(self) -> Ints:
+    @cached_property
+    def best_pred_dice(self) -> Floats:
+        """Largest Dice of each predicted instance with a true one, 0 if it meets none, [M]."""
+        return largest(self.pairs.pred, self.pairs.dice, self.pred_instances)
+
+    @cached_property
+    def best_true_dice(self) -> Floats:
+        """Largest Dice of each true instance with a predicted one, 0 if it meets none, [N]."""
+        return largest(self.pairs.true, self.pairs.dice, self.true_instances)
+
+    @cached_property
+    def best_true_iou(self) -> Floats:
+        """Largest IoU of each true instance with a predicted one, 0 if it meets none, [N]."""
+        return largest(self.pairs.true, self.pairs.iou, self.true_instances)
+
+    @cached_property
+    def half_pairs(self) -> Ints:
+        """Which of `pairs` have an IoU of 1/2 or more, ascending."""
+        return np.flatnonzero(self.pairs.iou >= 0.5)
+
+    def dense(self, *, max_cells: int = MAX_TABLE_CELLS) -> Ints:
         """The full table, int64 [M + 1, N + 1].
 
+        Args:
+            max_cells: largest table that is made; each cell takes 8 bytes.
+
         Raises:
-            ShapeError: more than `MAX_TABLE_CELLS` cells.
+            ShapeError: more cells than that.
         """
         cells = len(self.pred_area) * len(self.true_area)
-        if cells > MAX_TABLE_CELLS:
+        if cells > max_cells:
             raise ShapeError(
                 f"a dense table of {len(self.pred_area)} x {len(self.true_area)} segments is above "
-                f"the limit of {MAX_TABLE_CELLS} cells; use pred_index, true_index and count"
+                f"the limit of {max_cells} cells; use pred_index, true_index and count, or raise "
+                "max_cells"
             )
         table = np.zeros((len(self.pred_area), len(self.true_area)), dtype=np.int64)
         table[self.pred_index, self.true_index] = self.count
         return table
+
+    def __add__(self, other: Overlap) -> Overlap:
+        """The table of both maps joined, equal ids being the same instance."""
+        return merge_overlaps((self, other))
 
     def swapped(self) -> Overlap:
         """The table with prediction and truth exchanged."""
@@ -146,7 +175,7 @@ def overlap(pred: LabelMap, true: LabelMap, valid: LabelMap | None = None) -> Ov
     Raises:
         ShapeError: shapes differ, another dtype, or a negative value.
     """
-    p, t = as_ids(pred, "pred"), as_ids(true, "true")
+    p, t = _integers(pred, "pred"), _integers(true, "true")
     if p.shape != t.shape:
         hint = ""
         if p.squeeze().shape == t.squeeze().shape:
@@ -156,22 +185,43 @@ def overlap(pred: LabelMap, true: LabelMap, valid: LabelMap | None = None) -> Ov
             f"compared pixel by pixel and never resized: make them equal{hint}"
         )
     pixels = p.size
-    p, t = p.ravel(), t.ravel()
-    if valid is not None:
-        keep = as_mask(valid, pred.shape).ravel()
-        if not keep.all():
-            p, t = p[keep], t[keep]
+    keep = None if valid is None else as_mask(valid, p.shape)
+    if keep is not None and not keep.all():
+        # Negative ids are refused where they do not count, too.
+        p, t = as_ids(p, "pred")[keep], as_ids(t, "true")[keep]
+    if p.flags.f_contiguous and t.flags.f_contiguous:
+        p, t = p.T, t.T  # the order of the pixels does not matter: no copy
     if p.size == 0:
         return _table(_no_ids(), _no_ids(), np.zeros(0, dtype=np.int64), pixels)
-    columns = int(t.max()) + 1
-    cells = (int(p.max()) + 1) * columns
-    if cells <= min(MAX_TABLE_CELLS, max(4 * p.size, 1 << 16)):
-        return _table(*_count_dense(p, t, columns, cells), pixels)
-    parts = [_count_runs(a, b) for a, b in _chunks(p, t, CHUNK_PIXELS)]
-    if len(parts) == 1:
-        return _table(*parts[0], pixels)
-    merged = _sum_pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    return _table(*merged, pixels)
+    cells = count_cells(p.ravel(), t.ravel(), CHUNK_PIXELS)
+    # Every id is among the cells; a negative one wraps to above 2^63. The check says which.
+    for array, ids, what in ((p, cells[0], "pred"), (t, cells[1], "true")):
+        if array.dtype.kind == "i" and int(ids.max()) >= 2**63:
+            as_ids(array, what)
+    return _table(*cells, pixels)
+
+
+def merge_overlaps(tables: Iterable[Overlap]) -> Overlap:
+    """The table of several pieces of one volume, in which equal ids are the same instance.
+
+    Args:
+        tables: of the pieces, such as blocks of a volume that were compared one by one; none
+            gives the table of an empty map.
+
+    Returns:
+        What `overlap` of the joined maps gives.
+    """
+    pieces = list(tables)
+    parts: list[Cells] = [
+        (
+            np.concatenate((_BACKGROUND, piece.pred_ids))[piece.pred_index],
+            np.concatenate((_BACKGROUND, piece.true_ids))[piece.true_index],
+            piece.count,
+        )
+        for piece in pieces
+    ]
+    parts.append((_no_ids(), _no_ids(), np.zeros(0, dtype=np.int64)))
+    return _table(*sum_cells(parts), sum(piece.pixels for piece in pieces))
 
 
 def as_ids(labels: LabelMap, what: str) -> NDArray[Any]:
@@ -180,16 +230,8 @@ def as_ids(labels: LabelMap, what: str) -> NDArray[Any]:
     Raises:
         ShapeError: another dtype, or a negative value.
     """
-    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    kind = array.dtype.kind
-    if kind == "b":
-        return array.astype(np.uint8)
-    if kind not in "iu":
-        raise ShapeError(
-            f"{what} has dtype {array.dtype}; label maps hold integers: convert it (a float map "
-            "has lost which numbers are ids)"
-        )
-    if kind == "i" and array.size and int(array.min()) < 0:
+    array = _integers(labels, what)
+    if array.dtype.kind == "i" and array.size and int(array.min()) < 0:
         raise ShapeError(
             f"{what} holds {int(array.min())} (dtype {array.dtype}); ids are 0 (background) or "
             "positive"
@@ -212,6 +254,22 @@ def as_mask(valid: LabelMap, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     return mask
 
 
+_BACKGROUND = np.zeros(1, dtype=np.uint64)
+
+
+def _integers(labels: LabelMap, what: str) -> NDArray[Any]:
+    """The label map as an integer array, not copied; negative values are not looked for."""
+    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if array.dtype == np.bool_:
+        return array.view(np.uint8)
+    if array.dtype.kind not in "iu":
+        raise ShapeError(
+            f"{what} has dtype {array.dtype}; label maps hold integers: convert it (a float map "
+            "has lost which numbers are ids)"
+        )
+    return array
+
+
 def _id_range(area: Ints, ids: NDArray[np.uint64]) -> tuple[int, int]:
     if len(ids) == 0:
         return (0, 0)
@@ -222,76 +280,28 @@ def _no_ids() -> NDArray[np.uint64]:
     return np.zeros(0, dtype=np.uint64)
 
 
-def _chunks(
-    pred: NDArray[Any], true: NDArray[Any], size: int
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    for start in range(0, len(pred), size):
-        yield pred[start : start + size], true[start : start + size]
-
-
-Cells = tuple[NDArray[np.uint64], NDArray[np.uint64], Ints]
-"""Original ids of both sides and pixels, of each non-empty cell; sorted by the ids."""
-
-
-def _count_dense(pred: NDArray[Any], true: NDArray[Any], columns: int, cells: int) -> Cells:
-    """Cells by one histogram over `pred * columns + true`; for small ids."""
-    total = np.zeros(cells, dtype=np.int64)
-    for p, t in _chunks(pred, true, max(CHUNK_PIXELS, cells)):
-        key = p.astype(np.int64)
-        key *= columns
-        key += t.astype(np.int64, copy=False)  # ids are small here, whatever their type
-        total += np.bincount(key, minlength=cells)
-    found = np.flatnonzero(total)
-    rows, cols = np.divmod(found, columns)
-    return rows.astype(np.uint64), cols.astype(np.uint64), total[found]
-
-
-def _count_runs(pred: NDArray[Any], true: NDArray[Any]) -> Cells:
-    """Cells of a chunk by sorting the starts of runs of equal pairs; for any ids."""
-    change = pred[1:] != pred[:-1]
-    change |= true[1:] != true[:-1]
-    starts = np.concatenate(([0], np.flatnonzero(change) + 1))
-    lengths = np.diff(starts, append=len(pred))
-    return _sum_pairs(pred[starts].astype(np.uint64), true[starts].astype(np.uint64), lengths)
-
-
-def _sum_pairs(pred: NDArray[np.uint64], true: NDArray[np.uint64], count: Ints) -> Cells:
-    """Equal pairs of ids joined, their counts added."""
-    pred_ids, rows = np.unique(pred, return_inverse=True)
-    true_ids, cols = np.unique(true, return_inverse=True)
-    key = rows * len(true_ids) + cols
-    order = np.argsort(key, kind="stable")
-    key = key[order]
-    first = np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1])))
-    found_rows, found_cols = np.divmod(key[first], len(true_ids))
-    return pred_ids[found_rows], true_ids[found_cols], np.add.reduceat(count[order], first)
-
-
 def _table(pred: NDArray[np.uint64], true: NDArray[np.uint64], count: Ints, pixels: int) -> Overlap:
-    pred_ids, pred_index = _numbered(pred)
-    true_ids, true_index = _numbered(true)
+    pred_ids, pred_index = numbered(pred)
+    true_ids, true_index = numbered(true)
     return Overlap(
         pred_index=pred_index,
         true_index=true_index,
         count=count,
-        pred_area=_areas(pred_index, count, len(pred_ids)),
-        true_area=_areas(true_index, count, len(true_ids)),
+        pred_area=add_up(pred_index, count, len(pred_ids) + 1),
+        true_area=add_up(true_index, count, len(true_ids) + 1),
         pred_ids=pred_ids,
         true_ids=true_ids,
         pixels=pixels,
     )
 
 
-def _numbered(values: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], Ints]:
-    """Ids of the instances that occur, and each value's index with 0 for the background."""
-    ids = np.unique(values)
-    ids = ids[ids > 0]
-    # Position among the ids > 0, plus one; 0 sorts before all of them and stays 0.
-    index = np.searchsorted(ids, values, side="right").astype(np.int64)
-    return ids, index
+def largest(index: Ints, values: Floats, number: int) -> Floats:
+    """Largest value of each index 1..number, none being below 0; 0 without any, [number]."""
+    best = np.zeros(number + 1)
+    np.maximum.at(best, index, values)
+    return best[1:]
 
 
-def _areas(index: Ints, count: Ints, instances: int) -> Ints:
-    area = np.zeros(instances + 1, dtype=np.int64)
-    np.add.at(area, index, count)
-    return area
+def add_up(index: Ints, count: Ints, size: int) -> Ints:
+    """Sum of the counts of each index, int64 [size]; counts of pixels, so below 2^53 in all."""
+    return np.bincount(index, weights=count, minlength=size).astype(np.int64)

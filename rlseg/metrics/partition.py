@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from rlseg.metrics.instance import known
-from rlseg.metrics.overlap import Floats, Ints, Overlap
+from rlseg.metrics.overlap import Floats, Ints, Overlap, add_up
 
 RandConvention = Literal["skimage", "skimage-all", "cremi"]
 InformationConvention = Literal["skimage", "cremi"]
@@ -85,7 +85,7 @@ def adapted_rand(
         pred, true, count = _cells(overlap, overlap.true_index >= 0)
     if len(count) == 0:
         return AdaptedRand(float("nan"), float("nan"), float("nan"))
-    by_pred, by_true = _sums(pred, count), _sums(true, count)
+    by_pred, by_true = _sums(overlap, pred, true, count)
     if convention == "cremi":
         q = float(by_pred[0]) / overlap.pixels
         both = _squares(count[pred > 0]) + q
@@ -128,9 +128,10 @@ def variation_of_information(
     if len(count) == 0:
         return Information(float("nan"), float("nan"), float("nan"))
     share = count / count.sum()
+    by_pred, by_true = _sums(overlap, pred, true, count)
     # log2(r / c) is 0 and never -0 where a segment lies within one of the other side.
-    split = float((share * np.log2(_sums(true, count)[true] / count)).sum())
-    merge = float((share * np.log2(_sums(pred, count)[pred] / count)).sum())
+    split = float((share * np.log2(by_true[true] / count)).sum())
+    merge = float((share * np.log2(by_pred[pred] / count)).sum())
     return Information(split + merge, split, merge)
 
 
@@ -158,7 +159,7 @@ def adjusted_rand_index(overlap: Overlap, *, convention: IndexConvention = "all"
     if m < 2:
         return 1.0
     a, z = _pairs(count), m * (m - 1) // 2
-    r, q = _pairs(_sums(true, count)), _pairs(_sums(pred, count))
+    q, r = (_pairs(sums) for sums in _sums(overlap, pred, true, count))
     denominator = (r + q) * z - 2 * r * q
     return 2 * (a * z - r * q) / denominator if denominator else 1.0
 
@@ -184,10 +185,14 @@ def _cremi_cells(overlap: Overlap, ignore_id: int | None) -> Cells:
     return _cells(overlap, overlap.true_index != found + 1)
 
 
-def _sums(index: Ints, count: Ints) -> Ints:
-    total = np.zeros(int(index.max()) + 1, dtype=np.int64)
-    np.add.at(total, index, count)
-    return total
+def _sums(overlap: Overlap, pred: Ints, true: Ints, count: Ints) -> tuple[Ints, Ints]:
+    """Pixels of each predicted and each true segment among the cells, [M + 1] and [N + 1]."""
+    if count is overlap.count:  # all cells
+        return overlap.pred_area, overlap.true_area
+    return (
+        add_up(pred, count, len(overlap.pred_area)),
+        add_up(true, count, len(overlap.true_area)),
+    )
 
 
 def _squares(count: Ints) -> float:

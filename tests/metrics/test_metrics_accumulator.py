@@ -107,6 +107,62 @@ def test_split_and_order_do_not_matter():
     assert [i.name for i in one.sorted_images()] == sorted(DATA)
 
 
+def test_the_order_of_arrival_does_not_matter_without_names():
+    square, corner = np.zeros((10, 10), dtype=np.int64), np.zeros((10, 10), dtype=np.int64)
+    square[:3, :3] = corner[6:9, :3] = 1
+    images = [(square if k % 2 else corner, square) for k in range(12)]  # every second one is right
+    images += [DATA[name] for name in DATA]
+
+    def computed(order, names=None):
+        scores = InstanceScores()
+        for k in order:
+            scores.update(*images[k], name=names[k] if names else "")
+        return scores.compute()
+
+    first = computed(range(len(images)))
+    rng = np.random.default_rng(0)
+    orders = [[*range(1, 12, 2), *range(0, 12, 2), *range(12, 21)]]
+    orders += [rng.permutation(len(images)) for _ in range(5)]
+    for order in orders:
+        assert computed(order) == first  # to the last bit
+    names = [f"{'ba'[k % 2]}{k:02}" for k in range(len(images))]
+    assert computed(orders[0], names)["ap"] > computed(orders[0], [n[::-1] for n in names])["ap"]
+
+
+def test_records_carry_all_that_states_lose():
+    whole, expected = filled(), filled().compute()
+    one, other = filled(list(DATA)[::-2]), filled(list(DATA)[-2::-2])
+    joined = InstanceScores()
+    for part in (other, one, InstanceScores()):
+        joined.add_records(part.records())
+    assert joined.compute() == expected  # to the last bit, and with ap, ap50, ap75
+    assert joined.counts() == whole.counts()
+    for image, same in zip(joined.sorted_images(), whole.sorted_images(), strict=True):
+        assert repr(image.row()) == repr(same.row())  # nan included
+    assert joined.threshold_rows() == whole.threshold_rows()
+    given = InstanceScores(Settings(metrics=frozenset({"ap", "pq"})))
+    given.update(*DATA["image0"], name="x", scores=np.arange(len(set(DATA["image0"][0].flat)) - 1))
+    again = InstanceScores(given.settings)
+    again.add_records(given.records())
+    assert again.ap_score() == "file"
+    assert again.compute() == given.compute()
+    assert InstanceScores().records()["values"].shape == (0, len(FLAT_KEYS.split()) - 4)
+
+
+def test_records_that_are_none_are_refused():
+    records = filled(["image0", "image1"]).records()
+    with pytest.raises(ShapeError, match="records lack 'rows'"):
+        InstanceScores().add_records({k: v for k, v in records.items() if k != "rows"})
+    with pytest.raises(ShapeError, match=r"\['values'\] has shape .* other metrics"):
+        InstanceScores(Settings(all_conventions=True)).add_records(records)
+    with pytest.raises(ShapeError, match=r"\['iou'\] has shape"):
+        InstanceScores().add_records(records | {"iou": records["iou"][1:]})
+    loaded = InstanceScores()
+    loaded.load(filled().state())
+    with pytest.raises(ConfigError, match="holds sums, not images"):
+        loaded.records()
+
+
 def test_merging_a_loaded_state_keeps_its_sums():
     one, other = filled(["image0"]), filled(["image1"])
     loaded = InstanceScores()
@@ -174,7 +230,9 @@ def test_only_the_wanted_metrics():
     [
         (lambda: Settings(metrics=frozenset({"sdb"})), "'sdb'; did you mean 'sbd'"),
         (lambda: Settings(ignore_id=-1), "-1"),
+        (lambda: Settings(metrics=frozenset()), "no score chosen; name some of sbd, "),
         (lambda: Conventions().changed("cremmi"), "did you mean 'cremi'"),
+        (lambda: Conventions().changed("all"), "no score knows a convention 'all'"),
         (lambda: Conventions().changed("arnd=cremi"), "did you mean 'arand'"),
         (lambda: Conventions().changed("arand=gala"), "arand knows no convention 'gala'"),
     ],

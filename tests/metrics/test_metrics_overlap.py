@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlseg.errors import ShapeError
-from rlseg.metrics import overlap
+from rlseg.metrics import counting, merge_overlaps, overlap
 from rlseg.metrics.overlap import MAX_TABLE_CELLS, Overlap
 
 # The package has a function of the module's name.
@@ -98,8 +98,15 @@ def test_fault_l5_many_ids_stay_sparse(monkeypatch):
     table = overlap(ids, ids[::-1])
     assert len(table.count) == ids.size
     assert len(table.pred_area) ** 2 > MAX_TABLE_CELLS
-    with pytest.raises(ShapeError, match="limit"):
+    with pytest.raises(ShapeError, match="limit of 16777216 cells"):
         table.dense()
+
+
+def test_the_limit_of_dense_tables_can_be_changed():
+    table = overlap(np.arange(6), np.arange(6))
+    with pytest.raises(ShapeError, match="6 x 6 segments is above the limit of 35 cells"):
+        table.dense(max_cells=35)
+    assert table.dense(max_cells=36).sum() == 6
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -108,6 +115,7 @@ def test_chunks_do_not_matter(monkeypatch, seed):
     names = np.random.default_rng(seed).integers(1, 2**64, 10, dtype=np.uint64)
     expected = as_dict(overlap(names[pred], names[true]))
     monkeypatch.setattr(MODULE, "CHUNK_PIXELS", 7)
+    monkeypatch.setattr(counting, "MAX_PENDING", 20)
     assert as_dict(overlap(names[pred], names[true])) == expected
     assert as_dict(overlap(pred, true)) == counted(pred, true)
 
@@ -118,6 +126,57 @@ def test_table_of_a_concatenation_is_the_sum():
         overlap(pred[a:b], true[a:b]).dense() for a, b in ((0, 10), (0, 4), (4, 10))
     )
     assert (whole == top + bottom).all()
+
+
+FIELDS = (
+    *("pred_index", "true_index", "count", "pred_area", "true_area", "pred_ids", "true_ids"),
+    "pixels",
+)
+
+
+@pytest.mark.parametrize("kind", ["shared", "disjoint", "sparse", "masked"])
+@pytest.mark.parametrize("seed", range(3))
+def test_merged_tables_are_the_table_of_the_joined_maps(seed, kind):
+    pred, true = random_maps(seed, (9, 6, 5))
+    if kind == "disjoint":
+        pred[4:] += 10
+    if kind == "sparse":
+        names = np.random.default_rng(seed).integers(1, 2**64, 10, dtype=np.uint64)
+        pred, true = names[pred], np.where(true > 0, names[true], 0)
+    valid = np.ones(pred.shape, dtype=bool)
+    if kind == "masked":
+        valid = np.random.default_rng(seed).random(pred.shape) < 0.6
+    whole = overlap(pred, true, valid)
+    parts = [overlap(pred[a:b], true[a:b], valid[a:b]) for a, b in ((0, 4), (4, 4), (4, 7), (7, 9))]
+    for merged in (merge_overlaps(parts), parts[0] + parts[1] + (parts[2] + parts[3])):
+        for field in FIELDS:
+            assert np.array_equal(getattr(merged, field), getattr(whole, field)), field
+
+
+def test_merging_nothing():
+    table = merge_overlaps([])
+    assert (table.pixels, table.pred_area.tolist(), len(table.count)) == (0, [0], 0)
+
+
+def test_fortran_order_is_not_copied():
+    pred, true = random_maps(2, (40, 50))
+    table = overlap(np.asfortranarray(pred), np.asfortranarray(true))
+    assert as_dict(table) == counted(pred, true)
+    valid = np.random.default_rng(0).random(pred.shape) < 0.5
+    table = overlap(np.asfortranarray(pred), np.asfortranarray(true), valid)
+    assert as_dict(table) == counted(pred[valid], true[valid])
+
+
+def test_negative_ids_are_refused_wherever_they_are():
+    pred = np.zeros((300, 300), dtype=np.int16)
+    true, valid = pred.copy(), np.ones(pred.shape, dtype=bool)
+    pred[200, 7] = -5
+    valid[200, 7] = False
+    for mask in (None, valid):
+        with pytest.raises(ShapeError, match=r"pred holds -5 \(dtype int16\)"):
+            overlap(pred, true, mask)
+        with pytest.raises(ShapeError, match="true holds -5"):
+            overlap(true, pred, mask)
 
 
 def test_valid_takes_pixels_out_of_both():
@@ -155,11 +214,23 @@ def test_swapped_is_the_table_of_the_swapped_maps():
         (np.full((2, 2), -1), ["-1", "positive"]),
         (np.zeros((2, 2), complex), ["complex128"]),
         (np.zeros((2, 2), object), ["object"]),
+    ],
+)
+def test_fault_l2_maps_of_other_types_are_refused(pred, words):
+    with pytest.raises(ShapeError) as caught:
+        overlap(pred, np.zeros((2, 2), int))
+    for word in words:
+        assert caught.match(word)
+
+
+@pytest.mark.parametrize(
+    ("pred", "words"),
+    [
         (np.zeros((2, 3), int), [r"\[2, 3\]", r"\[2, 2\]"]),
         (np.zeros((1, 2, 2), int), [r"\[1, 2, 2\]", "length 1"]),
     ],
 )
-def test_fault_l2_l3_refused(pred, words):
+def test_fault_l3_maps_of_other_shapes_are_refused(pred, words):
     with pytest.raises(ShapeError) as caught:
         overlap(pred, np.zeros((2, 2), int))
     for word in words:
