@@ -28,9 +28,10 @@ __all__ = ["METHODS", "VERBS", "main"]
 VERBS: dict[str, str] = {
     "quickstart": "train on generated scenes, score and report, in minutes on a laptop",
     "train": "train a method on a data set",
-    "evaluate": "score a run, or two folders of label maps",
-    "predict": "label maps for image files",
-    "data": "list, check and describe data sets",
+    "evaluate": "score a run, two folders of label maps, or two COCO files",
+    "predict": "label maps, or lists of scored masks, for image files",
+    "data": "list, get, check, describe and convert data sets; empty caches",
+    "places": "truth and scores of the Places Challenge 2017",
     "bench": "run recipes over seeds and tabulate the results",
     "report": "one HTML page about one or several runs",
 }

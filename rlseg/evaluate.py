@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from rlseg.prediction import Prediction, Predictor
 SCHEMA = "rlseg.evaluate/1"
 
 Array = NDArray[Any]
+Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
@@ -87,7 +88,7 @@ def evaluate_folders(
     )
     total = InstanceScores(settings)
     work = partial(score_pair, settings=settings, encoding=label_encoding)
-    for done, image in enumerate(_mapped(work, pairs, jobs), start=1):
+    for done, image in enumerate(mapped(work, pairs, jobs), start=1):
         total.add(image)
         if progress is not None:
             progress(done, len(pairs))
@@ -157,7 +158,7 @@ def evaluate_predictor(
         As `evaluate_folders`.
 
     Raises:
-        ConfigError: a predictor of classes, or an empty data set.
+        ConfigError: a predictor of classes, an empty data set, or one without any truth.
         ShapeError: images or label maps of a wrong shape.
     """
     settings = settings or Settings()
@@ -168,6 +169,11 @@ def evaluate_predictor(
         )
     if len(dataset) == 0:
         raise ConfigError(f"nothing to evaluate: {true or 'the data set'} has no images")
+    if not any(bool(dataset[index].valid.any()) for index in range(len(dataset))):
+        raise ConfigError(
+            f"nothing to evaluate: no image of {true or 'the data set'} has a truth; name another "
+            "split (--split), or write label maps with `rlseg predict`"
+        )
     total = InstanceScores(settings)
     for index in range(len(dataset)):
         sample = dataset[index]
@@ -306,10 +312,13 @@ def _not_ignored(true: Array, ignore_id: int | None) -> NDArray[np.bool_] | None
     return np.asarray(true != ignore_id)
 
 
-def _mapped(
-    work: Callable[[Pair], ImageScores], pairs: Sequence[Pair], jobs: int
-) -> Iterator[ImageScores]:
-    """Scores in the order of the pairs, computed by `jobs` processes."""
+def mapped(work: Callable[[Pair], Result], pairs: Sequence[Pair], jobs: int) -> Iterator[Result]:
+    """What `work` returns for each pair, in their order, computed by `jobs` processes.
+
+    Raises:
+        RlsegError: raised by `work`.
+        WorkerError: a process died.
+    """
     if jobs == 1 or len(pairs) == 1:
         yield from map(work, pairs)
         return

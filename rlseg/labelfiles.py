@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tokenize
 import zipfile
 import zlib
@@ -17,7 +18,13 @@ from numpy.typing import NDArray
 from rlseg.data.arrays import MAX_ARRAY_BYTES, h5_dataset, opened_h5, read_h5, read_npy
 from rlseg.data.base import listed
 from rlseg.data.images import read_label_array
-from rlseg.errors import ConfigError, CorruptDatasetError, DatasetNotFoundError, ShapeError
+from rlseg.errors import (
+    ConfigError,
+    CorruptDatasetError,
+    DatasetNotFoundError,
+    ShapeError,
+    show,
+)
 from rlseg.files import load_json
 from rlseg.metrics.overlap import as_ids
 
@@ -273,8 +280,17 @@ def _side_scores(path: Path, ids: NDArray[np.uint64]) -> NDArray[np.float64]:
     for key in map(str, ids.tolist()):
         score = given[key]
         if isinstance(score, bool) or not isinstance(score, (int, float)):
-            raise CorruptDatasetError(f"{path}: score of id {key} is {score!r}, expected a number")
-        values.append(float(score))
+            raise CorruptDatasetError(
+                f"{path}: score of id {key} is {show(score)}, expected a number"
+            )
+        try:
+            values.append(float(score))
+        except OverflowError:  # an integer beyond every float
+            values.append(math.inf)
+        if not math.isfinite(values[-1]):
+            raise CorruptDatasetError(
+                f"{path}: score of id {key} is {show(score)}, expected a finite number"
+            )
     return np.array(values, dtype=np.float64)
 
 

@@ -1,4 +1,4 @@
-"""A predictor over image files: label maps, overlays and a table of instances."""
+"""A predictor over image files: label maps or scored masks, overlays and a table of instances."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -29,16 +29,20 @@ from rlseg.errors import (
 )
 from rlseg.files import as_json, output_folder, write_whole
 from rlseg.labelfiles import SCORES_ENDING
+from rlseg.predict_coco import RESULTS_FILE, Entry, Target, find_targets, image_entries
 from rlseg.prediction import Prediction, Predictor
 from rlseg.runs import open_run
+from rlseg.submissions import write_results
 from rlseg.train.ranks import gathered, rank_and_size
 
 __all__ = ["Output", "encode_labels", "find_images", "open_run", "predict_files", "share"]
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 """Files of a folder that count as images."""
-Format = Literal["tif", "png", "npz"]
+MapFormat = Literal["tif", "png", "npz"]
+Format = Literal["tif", "png", "npz", "coco", "places"]
 Array = NDArray[Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +51,46 @@ class Output:
 
     folder: Path
     format: Format = "tif"
+    """A label map per image, or "coco" and "places": one list of scored masks and no label maps."""
     overlay: bool = False
     """Also write `<stem>.overlay.png`."""
+    category: int | None = None
+    """Category of every instance in a list, for predictors that give none."""
+    images_json: Path | None = None
+    """Table of image ids, for lists: an object with `images` as in COCO and `imgCatIds.json`."""
+
+    def __post_init__(self) -> None:
+        if self.lists:
+            if self.format == "coco" and self.images_json is None:
+                raise ConfigError(
+                    "--format coco needs the ids of the images: --images-json FILE, an annotation "
+                    "file of the data set or any object with a list `images`"
+                )
+            return
+        for name, value in (("category", self.category), ("images-json", self.images_json)):
+            if value is not None:
+                raise ConfigError(
+                    f"--{name} belongs to --format coco and places; --format {self.format} writes "
+                    "label maps without categories and image ids: leave it out"
+                )
+
+    @property
+    def lists(self) -> bool:
+        """Whether the masks of all images go into one list, instead of a label map per image."""
+        return self.format in ("coco", "places")
 
 
 Row = dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The instances of one image."""
+
+    rows: list[Row]
+    """Of `instances.csv`."""
+    entries: list[Entry]
+    """Of `predictions.json`; empty for label maps."""
 
 
 def predict_files(
@@ -66,14 +105,17 @@ def predict_files(
 ) -> list[Row]:
     """Writes a label map per image and `instances.csv`; returns the rows of the latter.
 
+    For "coco" and "places", one `predictions.json` with the masks of all images takes the place of
+    the label maps.
+
     Every file appears whole or not at all, and the first bad image ends the work with its error;
     label maps of the images before it stay. Of the processes that `torchrun` starts, each takes
-    its share of the images, and the first one writes `instances.csv`.
+    its share of the images, and the first one writes what all of them found.
 
     Args:
         run: as in `open_run`.
         inputs: image files, and folders of which all images are taken.
-        output: folder, file format, overlays.
+        output: folder, file format, overlays, and what lists of masks need.
         checkpoint: as in `open_run`.
         device: as in `open_run`.
         jobs: processes that share the files.
@@ -87,32 +129,40 @@ def predict_files(
     """
     images = find_images(inputs)
     _check_targets(images, output)
+    targets = _list_targets(images, output)
     rank, ranks = rank_and_size()
-    mine = share(images)
+    mine = share(list(zip(images, targets, strict=True)))
     arguments = (run, checkpoint, device)
     report = progress or (lambda done: None)
     if jobs == 1 or len(mine) <= 1:
         predictor = open_run(run, checkpoint=checkpoint, device=device).predictor
         output_folder(output.folder)
-        rows = []
-        for number, path in enumerate(mine, start=1):
-            rows.append(predict_file(predictor, path, output))
+        found = []
+        for number, (path, target) in enumerate(mine, start=1):
+            found.append(predict_file(predictor, path, output, target))
             report(number)
     else:
         output_folder(output.folder)
-        rows = _predict_parallel(mine, output, arguments, min(jobs, len(mine)), report)
-    parts = gathered(rows)  # rank r has images r, r + ranks, ...
-    if rank > 0:
-        return [row for part in rows for row in part]
-    found = [row for i in range(len(images)) for row in parts[i % ranks][i // ranks]]
-    write_whole(output.folder / "instances.csv", _csv(found))
-    return found
+        found = _predict_parallel(mine, output, arguments, min(jobs, len(mine)), report)
+    parts = gathered(found)  # rank r has images r, r + ranks, ...
+    if rank == 0:
+        found = [parts[i % ranks][i // ranks] for i in range(len(images))]
+        _write_found(found, output)
+    return [row for one in found for row in one.rows]
 
 
-def share(images: Sequence[Path]) -> Sequence[Path]:
-    """The images of this process, of those that `torchrun` started: every n-th; else all."""
+def _write_found(found: Sequence[Found], output: Output) -> None:
+    """Writes the files about all images together."""
+    write_whole(output.folder / "instances.csv", _csv([row for one in found for row in one.rows]))
+    if output.lists:
+        entries = [entry for one in found for entry in one.entries]
+        write_results(output.folder / RESULTS_FILE, entries)
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """What belongs to this process, of those that `torchrun` started: every n-th; else all."""
     rank, ranks = rank_and_size()
-    return images[rank::ranks]
+    return items[rank::ranks]
 
 
 def find_images(inputs: Iterable[Path]) -> list[Path]:
@@ -143,29 +193,50 @@ def _check_targets(images: Sequence[Path], output: Output) -> None:
         other = owner.setdefault(path.stem, path)
         if other != path:
             raise ConfigError(
-                f"{other} and {path} would both be written to {path.stem}.{output.format}; "
+                f"{other} and {path} would both be written to {_names(path, output)[0]}; "
                 "predict them into two folders"
             )
     sources = {path.resolve() for path in images}
+    if output.images_json is not None:
+        sources.add(output.images_json.resolve())
     for path in images:
-        for target in _targets(path, output):
+        for name in _names(path, output):
+            target = output.folder / name
             if target.resolve() in sources:
                 raise ConfigError(f"{target} is an input and would be overwritten; change --out")
 
 
-def _targets(path: Path, output: Output) -> list[Path]:
-    names = [f"{path.stem}.{output.format}"]
-    if output.overlay:
-        names.append(f"{path.stem}.overlay.png")
-    return [output.folder / name for name in names]
+def _names(path: Path, output: Output) -> list[str]:
+    """Files that are written for an image: first the one with its instances."""
+    names = [RESULTS_FILE if output.lists else f"{path.stem}.{output.format}"]
+    return [*names, f"{path.stem}.overlay.png"] if output.overlay else names
 
 
-def predict_file(predictor: Predictor, path: Path, output: Output) -> list[Row]:
-    """Writes the files of one image; returns its rows of `instances.csv`.
+def _list_targets(images: Sequence[Path], output: Output) -> Sequence[Target | None]:
+    """Per image what its entries in a list of masks need; None for label maps."""
+    if output.format not in ("coco", "places"):
+        return [None] * len(images)
+    return find_targets(images, output.format, output.category, output.images_json)
+
+
+def predict_file(
+    predictor: Predictor, path: Path, output: Output, target: Target | None = None
+) -> Found:
+    """Writes the files of one image; returns its instances.
+
+    Args:
+        predictor: of a run.
+        path: the image.
+        output: where and how.
+        target: for lists of masks, what the entries of this image need; None = a label map.
 
     Raises:
         RlsegError: an image that cannot be read or used.
     """
+    if target is not None and predictor.task != "instance":
+        raise ConfigError(
+            f"--format {output.format} is for instances; the run predicts classes: use --format tif"
+        )
     image = read_image(path, channels=predictor.in_channels)
     if image.ndim != predictor.ndim + 1:
         raise ShapeError(
@@ -179,23 +250,26 @@ def predict_file(predictor: Predictor, path: Path, output: Output) -> list[Row]:
             f"{path}: labels are {list(labels.shape)} for an image of {list(image.shape[1:])}; "
             "the predictor must return the size it was given"
         )
-    targets = _targets(path, output)
-    write_whole(targets[0], encode_labels(labels, output.format, str(targets[0])))
+    entries = [] if target is None else image_entries(path, prediction, target)
+    files = [output.folder / name for name in _names(path, output)]
+    if output.format != "coco" and output.format != "places":
+        write_whole(files[0], encode_labels(labels, output.format, str(files[0])))
     if output.overlay:
         from rlseg import figures  # matplotlib: slow to import
 
         picture, map_ = (image, labels) if image.ndim == 3 else map(figures.flat, (image, labels))
-        write_whole(targets[1], figures.png(figures.overlay(picture, map_)))
+        write_whole(files[1], figures.png(figures.overlay(picture, map_)))
     if predictor.task != "instance":
-        return []
+        return Found(rows=[], entries=[])
     rows = instance_rows(path, prediction)
-    if prediction.scores is not None:  # `rlseg evaluate --ap-score file` reads them
+    if prediction.scores is not None and target is None:
+        # `rlseg evaluate --ap-score file` reads them
         scores = {str(row["id"]): row["score"] for row in rows}
         write_whole(output.folder / f"{path.stem}{SCORES_ENDING}", as_json(scores))
-    return rows
+    return Found(rows=rows, entries=entries)
 
 
-def encode_labels(labels: Tensor, kind: Format, where: str) -> bytes:
+def encode_labels(labels: Tensor, kind: MapFormat, where: str) -> bytes:
     """A label map as the content of a file, ids unchanged.
 
     Args:
@@ -271,17 +345,17 @@ def _start_worker(run: Path, checkpoint: str, device: str, threads: int) -> None
     _worker["predictor"] = open_run(run, checkpoint=checkpoint, device=device).predictor
 
 
-def _work(path: Path, output: Output) -> list[Row]:
-    return predict_file(_worker["predictor"], path, output)
+def _work(path: Path, output: Output, target: Target | None) -> Found:
+    return predict_file(_worker["predictor"], path, output, target)
 
 
 def _predict_parallel(
-    images: Sequence[Path],
+    images: Sequence[tuple[Path, Target | None]],
     output: Output,
     arguments: tuple[Path, str, str],
     jobs: int,
     report: Callable[[int], None],
-) -> list[list[Row]]:
+) -> list[Found]:
     open_run(arguments[0], checkpoint=arguments[1])  # its errors, before processes start
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with ProcessPoolExecutor(
@@ -290,8 +364,8 @@ def _predict_parallel(
         initializer=_start_worker,
         initargs=(*arguments, threads),
     ) as pool:
-        order: dict[Future[list[Row]], int] = {
-            pool.submit(_work, path, output): i for i, path in enumerate(images)
+        order: dict[Future[Found], int] = {
+            pool.submit(_work, path, output, target): i for i, (path, target) in enumerate(images)
         }
         waiting = set(order)
         while waiting:

@@ -84,6 +84,8 @@ def test_importing_rlseg_and_asking_for_help_loads_no_torch_and_is_quick():
         ["bench", "collect"],
         ["bench", "table"],
         ["bench", "plot"],
+        ["places", "convert"],
+        ["places", "evaluate"],
     ],
 )
 def test_fault_p4_every_verb_has_help_with_two_examples_and_loads_no_torch(words):

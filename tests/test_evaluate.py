@@ -4,6 +4,8 @@ import csv
 import hashlib
 import json
 import os
+import pty
+import re
 import types
 from dataclasses import replace
 
@@ -15,7 +17,8 @@ from PIL import Image
 from rlseg import cli
 from rlseg.data.samples import InstanceSample
 from rlseg.errors import ConfigError, ShapeError
-from rlseg.evaluate import evaluate_folders, evaluate_predictor, result_json
+from rlseg.evaluate import evaluate_folders, evaluate_predictor, result_json, save_prediction
+from rlseg.labelfiles import LabelFile, read_label_file
 from rlseg.metrics import (
     Conventions,
     InstanceScores,
@@ -335,6 +338,28 @@ def test_scores_of_the_predictor_order_its_instances():
     assert result["conventions"]["ap_score"] == "file"
 
 
+@pytest.mark.parametrize("count", [300, 70_000])
+def test_fault_l1_ids_from_the_predictor_to_the_scores(tmp_path, count):
+    labels = torch.arange(300 * 300).reshape(300, 300)
+    labels[labels > count] = 0
+    image = torch.zeros(3, 300, 300)
+    sample = InstanceSample(image=image, labels=labels, valid=labels >= 0, name="a")
+
+    def predict(image, *, trace=False):
+        return Prediction(labels=labels[None])
+
+    predict.task = "instance"
+    found = evaluate_predictor(predict, [sample], on_prediction=save_prediction(tmp_path / "pred"))
+    (tmp_path / "true").mkdir()
+    np.save(tmp_path / "true" / "a.npy", labels.numpy())
+    saved = read_label_file(LabelFile(path=tmp_path / "pred" / "a.tif"))
+    assert np.array_equal(saved.astype(np.int64), labels.numpy())
+    again = evaluate_folders(tmp_path / "pred", tmp_path / "true")
+    for result in (found, again):
+        assert result["instances_pred"] == result["instances_true"] == count
+        assert (result["sbd"], result["ap"], result["voi"]) == (1, pytest.approx(1), 0)
+
+
 def test_predictors_that_cannot_be_scored():
     with pytest.raises(ConfigError, match="semantic"):
         evaluate_predictor(predictor(task="semantic"), samples())
@@ -408,6 +433,33 @@ def test_values_are_shown_whole_on_any_width(folders, capsys, monkeypatch, colum
     assert rows["images"] == "4"
     for name in ("sbd", "arand", "avgfp_colorrl50"):
         assert rows[name] == f"{result[name]:.4f}"
+
+
+def test_a_drawn_table_on_a_terminal(folders, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    outer, inner = pty.openpty()
+    with open(inner, "w", encoding="utf-8") as terminal:
+        monkeypatch.setattr("sys.stdout", terminal)
+        assert cli.main(["evaluate", *map(str, folders), "--metrics", "sbd,voi", "--quiet"]) == 0
+        monkeypatch.undo()
+        terminal.flush()
+        shown = os.read(outer, 1 << 16).decode()
+    os.close(outer)
+    shown = re.sub(r"\x1b\[[\d;]*m", "", shown)  # without bold
+    assert re.search(r"score +┃ +value ┃ convention", shown)
+    result = evaluate_folders(*folders)
+    assert re.search(rf"│ sbd +│ +{result['sbd']:.4f} │ cvppp-2017 +│", shown)
+    assert re.search(r"│ images +│ +4 │", shown)
+
+
+@pytest.mark.parametrize("names", ["", ",", " , "])
+def test_no_score_chosen_is_refused(folders, names, tmp_path, capsys):
+    out = tmp_path / "scores.json"
+    words = ["evaluate", *map(str, folders), "--json", str(out), "--metrics", names]
+    assert cli.main(words) == 2
+    assert "no score chosen; name some of sbd" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_only_the_first_process_of_torchrun_evaluates(folders, capsys, monkeypatch):

@@ -21,6 +21,7 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 DISTRIBUTIONS = {
     "skimage": "scikit-image",
     "PIL": "pillow",
+    "cc3d": "connected-components-3d",
     "segmentation_models_pytorch": "segmentation-models-pytorch",
 }
 # Declared, though only others import it: segmentation-models-pytorch and timm build encoders with
@@ -72,7 +73,10 @@ def test_dependencies_are_those_that_are_imported():
     foreign = imported - sys.stdlib_module_names - {"rlseg"}
     used = {DISTRIBUTIONS.get(name, name) for name in foreign}
     project = PROJECT["project"]
-    optional = names(project["optional-dependencies"]["tensorboard"])
+    extras = project["optional-dependencies"]
+    fast = names(extras["fast"])
+    assert fast <= used, "an extra that nothing imports"
+    optional = names(extras["tensorboard"]) | fast
     assert not PARTNERS & used, "imported by now: no exception is needed any more"
     assert (used - optional) | PARTNERS == names(project["dependencies"])
 
@@ -82,7 +86,13 @@ def test_dependencies_have_a_lower_bound_and_a_reason():
     project = PROJECT["project"]
     extras = itertools.chain.from_iterable(project["optional-dependencies"].values())
     everything = [*project["dependencies"], *extras]
-    assert set(project["optional-dependencies"]) == {"test", "docs", "tensorboard"}
+    assert set(project["optional-dependencies"]) == {
+        "test",
+        "docs",
+        "fast",
+        "peers",
+        "tensorboard",
+    }
     for requirement in everything:
         assert ">=" in requirement, requirement
         line = next(line for line in text.splitlines() if f'"{requirement}"' in line)

@@ -198,8 +198,9 @@ def test_scores_are_written_where_evaluation_finds_them(tmp_path):
             return replace(super().__call__(image), scores=(torch.tensor([0.75, 0.5]),))
 
     path = picture(tmp_path / "a.png", scene())
-    rows = predict_file(Scored(torch.tensor(0.5), 1), path, Output(folder=tmp_path / "out"))
-    assert [row["score"] for row in rows] == [0.75, 0.5]
+    found = predict_file(Scored(torch.tensor(0.5), 1), path, Output(folder=tmp_path / "out"))
+    assert [row["score"] for row in found.rows] == [0.75, 0.5]
+    assert found.entries == []
     file = LabelFile(path=tmp_path / "out" / "a.tif")
     assert read_scores(file, np.array([1, 2], dtype=np.uint64)).tolist() == [0.75, 0.5]
 
@@ -290,7 +291,7 @@ def test_an_error_in_a_worker_arrives_as_it_was(run_folder, tmp_path, monkeypatc
 
 
 def test_fault_p3_a_dead_worker_is_an_error_with_advice(run_folder, tmp_path, monkeypatch, capsys):
-    def dead(path, output):
+    def dead(path, output, target):
         raise BrokenProcessPool("a child process terminated abruptly")
 
     monkeypatch.setattr(predict, "ProcessPoolExecutor", threads)

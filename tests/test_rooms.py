@@ -28,7 +28,11 @@ ROWS = {
     "methods": {"acis", "colorrl", "activelearn", "baselines"},
     "tools": {
         "predict",
+        "predict_coco",
         "evaluate",
+        "evaluate_coco",
+        "evaluate_semantic",
+        "submissions",
         "labelfiles",
         "figures",
         "report",
@@ -222,6 +226,8 @@ def documented(path, name):
     for place, node in enumerate(body):
         following = body[place + 1] if place + 1 < len(body) else None
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
+            if any(ast.unparse(mark) == "overload" for mark in node.decorator_list):
+                continue  # the docstring is on the implementation
             return ast.get_docstring(node) is not None
         if isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]

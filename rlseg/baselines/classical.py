@@ -1,4 +1,8 @@
-"""Classical baselines: a threshold with components, and with a distance-transform watershed."""
+"""Classical baselines: threshold and components, distance-transform watershed, equal sectors.
+
+The first two look at the image. Equal sectors, one blob and a constant count do not: they are the
+floors that a score has to leave behind before it says anything about learning.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.feature import peak_local_max
@@ -47,7 +52,7 @@ def foreground(image: Image, shift: float = 0.0) -> NDArray[np.bool_]:
     """Pixels brighter than the Otsu threshold plus `shift`; a constant image has none.
 
     Args:
-        image: float [H, W].
+        image: float [*S].
         shift: grey values.
     """
     if image.min() == image.max():
@@ -56,12 +61,28 @@ def foreground(image: Image, shift: float = 0.0) -> NDArray[np.bool_]:
 
 
 def components(mask: NDArray[np.bool_], config: ClassicalConfig) -> Labels:
-    """8-connected pieces of the mask, int64 [H, W], small ones dropped."""
+    """Pieces of the mask that touch by sides or corners (in 3-D: or edges), small ones dropped.
+
+    Args:
+        mask: bool [*S], two or three axes.
+        config: `min_size` is used.
+
+    Returns:
+        int64 [*S].
+    """
     return _drop_small(np.asarray(connected(mask, connectivity=2), dtype=np.int64), config.min_size)
 
 
 def split_by_distance(mask: NDArray[np.bool_], config: ClassicalConfig) -> Labels:
-    """Watershed of the mask's distance transform from its smoothed peaks, int64 [H, W]."""
+    """Watershed of the mask's distance transform from its smoothed peaks.
+
+    Args:
+        mask: bool [*S], two or three axes.
+        config: distances in pixels along every axis alike.
+
+    Returns:
+        int64 [*S].
+    """
     distance = ndimage.distance_transform_edt(mask)
     smooth = ndimage.gaussian_filter(distance, config.smoothing) if config.smoothing else distance
     peaks = peak_local_max(
@@ -74,6 +95,49 @@ def split_by_distance(mask: NDArray[np.bool_], config: ClassicalConfig) -> Label
     markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
     found = watershed(-smooth, markers, mask=mask, connectivity=2)
     return _drop_small(np.asarray(found, dtype=np.int64), config.min_size)
+
+
+def equal_sectors(mask: NDArray[np.bool_], count: int) -> Labels:
+    """The mask cut around its centroid into `count` sectors of equal angle.
+
+    The first sector begins at the direction of the last axis (right) and they go on towards the
+    axis before it (down); in 3-D the cuts stand on the plane of the last two axes.
+
+    Args:
+        mask: bool [*S], two or three axes.
+        count: sectors; 1 = the mask as one blob. Those without a pixel get no number.
+
+    Returns:
+        int64 [*S], 0 outside the mask, 1..M in order of angle.
+
+    Raises:
+        ConfigError: a count below 1.
+    """
+    if count < 1:
+        raise ConfigError(f"count must be 1 or more sectors, got {count}")
+    found = np.zeros(mask.shape, dtype=np.int64)
+    places = np.nonzero(mask)
+    if len(places[0]) == 0:
+        return found
+    y, x = (axis - axis.mean() for axis in places[-2:])
+    turn = np.arctan2(y, x) / (2 * np.pi) % 1.0  # 0 = right, 1/4 = down
+    found[places] = 1 + np.minimum((turn * count).astype(np.int64), count - 1)
+    return _drop_small(found, 1)
+
+
+def median_count(samples: Iterable[InstanceSample]) -> int:
+    """The lower median of the instances per sample: the best constant guess for |DiC|.
+
+    Args:
+        samples: at least one.
+
+    Raises:
+        ConfigError: no samples.
+    """
+    counts = sorted(len(torch.unique(s.labels[s.labels > 0])) for s in samples)
+    if not counts:
+        raise ConfigError("the median count needs at least one sample, got none")
+    return counts[(len(counts) - 1) // 2]
 
 
 def _drop_small(labels: Labels, min_size: int) -> Labels:
@@ -130,7 +194,7 @@ def tune(
 def segment(
     sample: InstanceSample, method: Method, config: ClassicalConfig, true_foreground: bool = False
 ) -> Labels:
-    """Labels int64 [H, W] of one sample; the image is averaged over its channels."""
+    """Labels int64 [*S] of one sample; the image is averaged over its channels."""
     if true_foreground:
         mask = np.asarray(sample.labels > 0)
     else:

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from rlseg.components import expand_labels, label_components, remove_small
 from rlseg.data.base import Splits
+from rlseg.data.damage import OnBadSample
 from rlseg.data.memory import InMemory
 from rlseg.data.samples import InstanceBatch, collate_instances
 from rlseg.data.stream import EpochStream
-from rlseg.data.transforms import Augmentation, TrainingTransform, resize_nearest
+from rlseg.data.transforms import Augmentation, PresetName, TrainingTransform, resize_nearest
 from rlseg.data.whole import Scaled, WholeImages, check_crop
 from rlseg.errors import CheckpointError, ConfigError
 from rlseg.metrics import OptionScores, best_option
@@ -51,8 +52,10 @@ class Config:
     """Adam's step size, falling to zero in a straight line."""
     boundary_width: int = 1
     """Pixels within this distance of another label count as boundary."""
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    """Random changes of the training images."""
+    augmentation: Augmentation | PresetName = field(default_factory=Augmentation)
+    """Random changes of the training images, or the name of a preset."""
+    on_bad_sample: OnBadSample = "fail"
+    """What happens at a training image that cannot be decoded; "skip" leaves out 1 % at most."""
     evaluate_every: int = 500
     """Updates between evaluations on the validation split."""
     thresholds: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -189,20 +192,24 @@ def stages(config: Config, data: Splits, runtime: Runtime) -> Iterator[Stage[Ins
     train = InMemory(Scaled(data.split("train"), config.scale))
     stride = 2 ** (len(config.features) - 1)
     hint = f"raise the scale (--set scale=..., now {config.scale:g})"
-    check_crop(train, config.crop, hint, multiple=stride)
+    bad = config.on_bad_sample
+    check_crop(train, config.crop, hint, multiple=stride, on_bad_sample=bad)
+    stream = EpochStream(
+        train,
+        batch_size=config.batch,
+        transform=TrainingTransform(config.augmentation, (config.crop, config.crop)),
+        collate=collate_instances,
+        seed=runtime.seed,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+        name="unet",
+        on_bad_sample=bad,
+    )
     yield Stage(
         name="unet",
         learner=UNetLearner(config, data.channels, runtime),
-        stream=EpochStream(
-            train,
-            batch_size=config.batch,
-            transform=TrainingTransform(config.augmentation, (config.crop, config.crop)),
-            collate=collate_instances,
-            seed=runtime.seed,
-            rank=runtime.rank,
-            world_size=runtime.world_size,
-            name="unet",
-        ),
+        stream=stream,
+        scalars=stream.scalars,
         steps=config.steps,
         held_out=WholeImages(valid, config.batch),
         evaluate_every=config.evaluate_every,

@@ -12,11 +12,12 @@ from rlseg.colorrl.environment import ColoringEnv
 from rlseg.colorrl.networks import ColoringNetwork
 from rlseg.colorrl.predict import ColorPredictor
 from rlseg.data.base import Splits
+from rlseg.data.damage import readable
 from rlseg.data.memory import InMemory
 from rlseg.data.neighbours import neighbour_counts, suggest_bits
 from rlseg.data.samples import InstanceBatch, InstanceSample, collate_instances
 from rlseg.data.stream import EpochStream
-from rlseg.data.transforms import TrainingTransform
+from rlseg.data.transforms import TrainingTransform, named
 from rlseg.data.whole import Scaled, WholeImages, check_crop
 from rlseg.errors import CheckpointError, ConfigError
 from rlseg.supervised import BoundaryLearner, BoundaryNetwork
@@ -63,14 +64,16 @@ def resolve(config: Config, data: Splits) -> Config:
 
     `crop` becomes the largest multiple of the stride that fits the smallest image, at most 224.
     `bits` becomes the smallest T with 2^(T-1) + 1 >= N_b, where N_b is the largest number of
-    neighbours within the largest radius at network resolution (supplement A.5.1).
+    neighbours within the largest radius at network resolution (supplement A.5.1). The name of a
+    preset of `augmentation` becomes its settings.
 
     Raises:
         ConfigError: an image is smaller than the network's stride.
     """
+    config = dataclasses.replace(config, augmentation=named(config.augmentation))
     train = Scaled(data.split("train"), config.scale)
     if config.crop == "auto":
-        samples = (train[index] for index in range(len(train)))
+        samples = readable(train, config.on_bad_sample)
         side, name = min((min(sample.labels.shape), sample.name) for sample in samples)
         if side < config.stride:
             raise ConfigError(
@@ -81,8 +84,8 @@ def resolve(config: Config, data: Splits) -> Config:
         config = dataclasses.replace(config, crop=fits)
     if config.bits == "auto":
         most = 0
-        for index in range(len(train)):
-            counts = neighbour_counts(train[index].labels, config.rewards.radii[-1])
+        for sample in readable(train, config.on_bad_sample):
+            counts = neighbour_counts(sample.labels, config.rewards.radii[-1], data.store)
             most = max(most, int(counts.max()) if len(counts) else 0)
         config = dataclasses.replace(config, bits=suggest_bits(most))
     return config
@@ -101,22 +104,9 @@ def stages(config: Config, data: Splits, runtime: Runtime) -> Iterator[Stage[Ins
         config.side,
         f"raise the scale (--set scale=..., now {config.scale:g})",
         multiple=config.stride,
+        on_bad_sample=config.on_bad_sample,
     )
     valid = data.split("valid") if "valid" in data.names else []
-    transform = TrainingTransform(config.augmentation, (config.side, config.side))
-
-    def stream(name: str) -> EpochStream[InstanceSample, InstanceBatch]:
-        return EpochStream(
-            train,
-            batch_size=config.batch,
-            transform=transform,
-            collate=collate_instances,
-            seed=runtime.seed,
-            rank=runtime.rank,
-            world_size=runtime.world_size,
-            name=name,
-        )
-
     hints = None
     if config.hints.steps:
         boundary = BoundaryLearner(
@@ -127,10 +117,12 @@ def stages(config: Config, data: Splits, runtime: Runtime) -> Iterator[Stage[Ins
             boundary_width=config.hints.boundary_width,
             runtime=runtime,
         )
+        scenes = _stream(config, train, runtime, "hints")
         yield Stage(
             name="hints",
             learner=boundary,
-            stream=stream("hints"),
+            stream=scenes,
+            scalars=scenes.scalars,
             steps=config.hints.steps,
             held_out=WholeImages(InMemory(Scaled(valid, config.scale)), config.batch),
             evaluate_every=config.evaluate_every,
@@ -138,14 +130,32 @@ def stages(config: Config, data: Splits, runtime: Runtime) -> Iterator[Stage[Ins
         )
         hints = boundary.network
     learner = ColorLearner(config, data.channels, runtime, hints)
+    scenes = _stream(config, train, runtime, "colorrl")
     yield Stage(
         name="colorrl",
         learner=learner,
-        stream=stream("colorrl"),
+        stream=scenes,
+        scalars=scenes.scalars,
         steps=config.steps,
         held_out=WholeImages(valid, config.batch),
         evaluate_every=config.evaluate_every,
         monitor=f"eval/{config.monitored}" if len(valid) else None,
+    )
+
+
+def _stream(
+    config: Config, train: InMemory[InstanceSample], runtime: Runtime, name: str
+) -> EpochStream[InstanceSample, InstanceBatch]:
+    return EpochStream(
+        train,
+        batch_size=config.batch,
+        transform=TrainingTransform(config.augmentation, (config.side, config.side)),
+        collate=collate_instances,
+        seed=runtime.seed,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+        name=name,
+        on_bad_sample=config.on_bad_sample,
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rlseg.data.transforms import Augmentation
+from rlseg.data.damage import OnBadSample
+from rlseg.data.transforms import Augmentation, PresetName
 from rlseg.errors import ConfigError
 from rlseg.networks.unet import check_features
 
@@ -159,8 +160,11 @@ class Config:
     """600k and 800k colouring steps per worker at T = 6 (supplement)."""
     max_norm: float | None = None
     """Largest gradient norm; None = no clipping (scripts)."""
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    """Random changes of the training images."""
+    augmentation: Augmentation | PresetName = field(default_factory=Augmentation)
+    """Random changes of the training images, or the name of a preset, which becomes a table before
+    config.json is written."""
+    on_bad_sample: OnBadSample = "fail"
+    """What happens at a training image that cannot be decoded; "skip" leaves out 1 % at most."""
     evaluate_every: int = 1000
     """Updates between evaluations on the validation split."""
     select_by: Literal["sbd", "arand"] = "sbd"

@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 N = TypeVar("N", int, float)
 
@@ -43,6 +44,21 @@ def say(args: argparse.Namespace, message: str) -> None:
     if not args.quiet:
         sys.stderr.write(message + "\n")
         sys.stderr.flush()
+
+
+def data_settings(settings: Mapping[str, Any], pairs: Sequence[str]) -> dict[str, Any]:
+    """Settings of a data set, changed by the `KEY=VALUE` pairs of `--data`.
+
+    Raises:
+        ConfigError: a pair that is not one; the message names the flag.
+    """
+    from rlseg.config import apply_overrides
+    from rlseg.errors import ConfigError
+
+    try:
+        return apply_overrides(settings, pairs)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("--set", "--data", 1)) from error
 
 
 class Ticker:

@@ -1,4 +1,4 @@
-"""`rlseg evaluate`: scores of a run, or of two folders of label maps."""
+"""`rlseg evaluate`: scores of a run, of two folders of label maps, or of two COCO files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlseg.commands import Ticker, natural, positive_int, say
+from rlseg.commands import Ticker, coco_scores, natural, positive_int, say, semantic, tables
 
 if TYPE_CHECKING:
     from rlseg.metrics.image_scores import Settings
@@ -21,6 +21,9 @@ FILES_ONLY = (
     "pred_suffix",
     "true_suffix",
     "label_encoding",
+    "task",
+    "classes",
+    "ignore",
 )
 
 
@@ -28,16 +31,21 @@ def add_parser(subparsers: Any) -> None:
     """Adds the verb."""
     parser = subparsers.add_parser(
         "evaluate",
-        help="score a run, or two folders of label maps",
-        usage="rlseg evaluate RUN [options] | rlseg evaluate PRED TRUE [options]",
+        help="score a run, two folders of label maps, or two COCO files",
+        usage="rlseg evaluate RUN [options] | rlseg evaluate PRED TRUE [options] | "
+        "rlseg evaluate PRED.json TRUE.json [options]",
         description="RUN: predicts a split of a data set with a trained run and scores it. PRED "
         "TRUE: scores label maps (png, tif, npy, npz, h5) of one file or folder against those of "
-        "another; files are paired by name without ending. All scores are fractions, VoI is in "
+        "another; files are paired by name without ending; with --task semantic they hold "
+        "classes, not instances. PRED.json TRUE.json: average precision "
+        "of a COCO result file against a COCO data set file. All scores are fractions, VoI is in "
         "bits; ARAND and VoI are errors.",
         epilog="examples:\n"
         "  rlseg evaluate runs/quickstart --split test --json scores.json\n"
         "  rlseg evaluate predictions/ truth/ --csv per-image.csv\n"
-        "  rlseg evaluate pred.h5:labels true.h5:volumes/labels/neuron_ids --convention cremi",
+        "  rlseg evaluate pred.h5:labels true.h5:volumes/labels/neuron_ids --convention cremi\n"
+        "  rlseg evaluate predictions/ truth/ --task semantic --classes 11\n"
+        "  rlseg evaluate results.json instances.json --max-dets 1 10 100",
     )
     parser.add_argument(
         "first", metavar="RUN_or_PRED", help="run folder or checkpoint; or predicted label maps"
@@ -46,6 +54,8 @@ def add_parser(subparsers: Any) -> None:
     _add_common(parser.add_argument_group("both forms"))
     _add_run(parser.add_argument_group("RUN"))
     _add_files(parser.add_argument_group("PRED TRUE"))
+    semantic.add_options(parser.add_argument_group("PRED TRUE of a class per pixel"))
+    coco_scores.add_arguments(parser.add_argument_group("PRED.json TRUE.json"))
 
 
 def _add_common(group: Any) -> None:
@@ -104,10 +114,14 @@ def _add_files(group: Any) -> None:
         "--jobs", metavar="N", type=positive_int, help="processes sharing the files (1)"
     )
     group.add_argument(
-        "--pred-suffix", metavar="S", help="end of predictions' names, cut off before pairing"
+        "--pred-suffix",
+        metavar="S",
+        help="end of predictions' names, cut off before pairing; files without it are left out",
     )
     group.add_argument(
-        "--true-suffix", metavar="S", help="end of truths' names, cut off before pairing"
+        "--true-suffix",
+        metavar="S",
+        help="end of truths' names, cut off before pairing; files without it are left out",
     )
     group.add_argument(
         "--label-encoding",
@@ -121,6 +135,8 @@ def run(args: argparse.Namespace) -> int:
     from rlseg.errors import ConfigError
     from rlseg.train.ranks import rank_and_size
 
+    if coco_scores.are_coco_files(args):
+        return coco_scores.run(args) if rank_and_size()[0] == 0 else 0
     form, other = ("RUN", "PRED TRUE") if args.true is None else ("PRED TRUE", "RUN")
     for name in FILES_ONLY if args.true is None else RUN_ONLY:
         if getattr(args, name) is not None:
@@ -129,6 +145,7 @@ def run(args: argparse.Namespace) -> int:
                 f"{flag} belongs to `rlseg evaluate {other}`, but this is `rlseg evaluate {form}`; "
                 "leave it out"
             )
+    semantic.check(args)
     if rank_and_size()[0] > 0:
         return 0  # scores are one table: the first process of torchrun does the work
     _check_outputs(args)
@@ -166,6 +183,8 @@ def _evaluate_files(args: argparse.Namespace) -> dict[str, Any]:
             ticker.append(Ticker(args, total, "evaluate"))
         ticker[0](done)
 
+    if semantic.chosen(args):
+        return semantic.evaluate(args, progress)
     return evaluate_folders(
         args.first,
         args.true,
@@ -237,6 +256,7 @@ def _report(result: dict[str, Any], args: argparse.Namespace) -> None:
         write_csv(result, args.csv)
     for name, number in result["undefined"].items():
         say(args, f"note: {name} is undefined on {number} of {result['images']} images")
+    semantic.say_absent(result, args)
     if args.json is None:
         _show(result, sys.stdout)
     elif sys.stderr.isatty() and not args.quiet:
@@ -244,18 +264,17 @@ def _report(result: dict[str, Any], args: argparse.Namespace) -> None:
 
 
 def _show(result: dict[str, Any], stream: Any) -> None:
-    """A line per number: name, value, convention; plain, so that no width cuts a value off."""
-    import math
-
+    """A row per number: name, value, convention; drawn on a terminal, plain columns elsewhere."""
     from rlseg.metrics.image_scores import convention_key
 
-    counts = ("images", "instances_true", "instances_pred")
-    rows = [(key, str(result[key]), "") for key in counts]
+    if result.get("task") == "semantic":
+        semantic.show(result, stream)
+        return
+    rows = [[key, str(result[key]), ""] for key in ("images", "instances_true", "instances_pred")]
     for key, value in result.items():
         if isinstance(value, float):  # book-keeping holds whole numbers and words
-            name = convention_key(key)
-            shown = "undefined" if math.isnan(value) else f"{value:.4f}"
-            rows.append((key, shown, result["conventions"].get(name, "") if name else ""))
-    width = max(len(key) for key, _, _ in rows)
-    for key, shown, convention in rows:
-        print(f"{key:<{width}}  {shown:>9}  {convention}".rstrip(), file=stream)
+            convention = result["conventions"].get(convention_key(key), "")
+            rows.append([key, tables.shown(value), convention])
+    titles = ["score", "value", "convention"]
+    # Scripts read these columns: no line of titles among them.
+    tables.draw(titles, rows, stream, words=["score", "convention"], titled=False)

@@ -1,4 +1,4 @@
-"""`rlseg predict`: label maps for image files."""
+"""`rlseg predict`: label maps, or lists of scored masks, for image files."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rlseg.commands import Ticker, positive_int, say
+from rlseg.commands import Ticker, natural, positive_int, say
 
 
 def add_parser(subparsers: Any) -> None:
     """Adds the verb."""
     parser = subparsers.add_parser(
         "predict",
-        help="label maps for image files",
+        help="label maps, or lists of scored masks, for image files",
         description="Writes a label map per image (<stem>.tif, 16 bits, or 32 where an id needs "
         "them) and instances.csv: file, id, area, centroid, box (from min up to but not including "
         "max, pixels from 0). Images may have any size; grey is repeated for colour models, colour "
-        "becomes luminance for grey ones, alpha is dropped, 16 bits are divided by 65535.",
+        "becomes luminance for grey ones, alpha is dropped, 16 bits are divided by 65535. With "
+        "--format coco or places there are no label maps but predictions.json, a list of "
+        "{image_id, category_id, segmentation, score} for all images; score_from in each entry "
+        "says whether the score is the predictor's or the instance's share of the image.",
         epilog="examples:\n"
         "  rlseg predict runs/quickstart photo.png --out predictions --overlay\n"
-        "  rlseg predict runs/cremi slices/ --out predictions --format png --jobs 4",
+        "  rlseg predict runs/cremi slices/ --out predictions --format png --jobs 4\n"
+        "  rlseg predict runs/scenes ADE/images/validation --out results --format places "
+        "--category 4",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder, or a checkpoint in one")
     parser.add_argument(
@@ -28,7 +33,23 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="output folder")
     parser.add_argument(
-        "--format", choices=("tif", "png", "npz"), default="tif", help="of the label maps (tif)"
+        "--format",
+        choices=("tif", "png", "npz", "coco", "places"),
+        default="tif",
+        help="of the label maps, or coco or places: one predictions.json, no label maps (tif)",
+    )
+    parser.add_argument(
+        "--category",
+        metavar="ID",
+        type=natural,
+        help="category of every instance in predictions.json, if the run gives none",
+    )
+    parser.add_argument(
+        "--images-json",
+        metavar="FILE",
+        type=Path,
+        help="ids of the images in predictions.json, by file name: imgCatIds.json or a COCO file; "
+        "places works without for ADE_train_<n> and ADE_val_<n>",
     )
     parser.add_argument(
         "--overlay", action="store_true", help="also write <stem>.overlay.png with outlines"
@@ -45,13 +66,21 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predicts and says what was written."""
     from rlseg.predict import Output, find_images, predict_files, share
+    from rlseg.predict_coco import RESULTS_FILE
     from rlseg.train.ranks import rank_and_size
 
+    output = Output(
+        folder=args.out,
+        format=args.format,
+        overlay=args.overlay,
+        category=args.category,
+        images_json=args.images_json,
+    )
     images = find_images(args.inputs)
     rows = predict_files(
         args.run,
         images,
-        Output(folder=args.out, format=args.format, overlay=args.overlay),
+        output,
         checkpoint=args.checkpoint,
         device=args.device,
         jobs=args.jobs,
@@ -60,5 +89,7 @@ def run(args: argparse.Namespace) -> int:
     if rank_and_size()[0] > 0:
         return 0  # the first process of torchrun speaks for all
     say(args, f"{len(images)} images, {len(rows)} instances")
+    if output.lists:
+        print(args.out / RESULTS_FILE)
     print(args.out / "instances.csv")
     return 0

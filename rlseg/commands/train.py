@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlseg.commands import natural, positive_float, positive_int, say
+from rlseg.commands import data_settings, natural, positive_float, positive_int, say
 from rlseg.config import apply_overrides, build, dump
 from rlseg.errors import ConfigError, RlsegError
 from rlseg.methods import make_config, method_module, resolve_config
 from rlseg.recipes import Recipe, load_recipe
+
+DEFAULT_GIB = 4.0
 
 
 def add_parser(subparsers: Any) -> None:
@@ -43,7 +45,10 @@ def add_parser(subparsers: Any) -> None:
         default=[],
         help="setting of the method, as under [config] in recipes; may be repeated",
     )
-    how = parser.add_argument_group("how")
+    _add_how(parser.add_argument_group("how"))
+
+
+def _add_how(how: Any) -> None:
     how.add_argument(
         "--out",
         metavar="RUN",
@@ -59,6 +64,19 @@ def add_parser(subparsers: Any) -> None:
     )
     how.add_argument(
         "--threads", metavar="N", type=positive_int, default=1, help="CPU threads of torch (1)"
+    )
+    how.add_argument(
+        "--memory",
+        metavar="GIB",
+        type=positive_float,
+        default=DEFAULT_GIB,
+        help="RAM for decoded samples, shared by the processes of this machine (4)",
+    )
+    how.add_argument(
+        "--cache",
+        metavar="CACHE",
+        type=Path,
+        help="keep lists of neighbours (bits=auto) in this folder, for other runs and `data stats`",
     )
     how.add_argument(
         "--resume",
@@ -96,6 +114,8 @@ class Plan:
 def run(args: argparse.Namespace) -> int:
     """Trains; the exit code tells whether the run was interrupted."""
     from rlseg.data import open_dataset
+    from rlseg.data.base import with_cache
+    from rlseg.data.budget import set_budget
     from rlseg.train.runtime import make_runtime, native_bf16
     from rlseg.train.trainer import Trainer
 
@@ -104,7 +124,8 @@ def run(args: argparse.Namespace) -> int:
     runtime = make_runtime(args.device, plan.precision, plan.seed, args.threads)
     if plan.precision == "bf16" and runtime.rank == 0 and not native_bf16(runtime.device):
         say(args, "this CPU computes bf16 slowly; --precision fp32 may be faster")
-    data = open_dataset(plan.dataset, plan.root, plan.data)
+    set_budget(int(args.memory * 2**30))
+    data = with_cache(open_dataset(plan.dataset, plan.root, plan.data), args.cache)
     config = resolve_config(module, plan.config, data)
     record = {
         "preset": plan.preset,
@@ -185,7 +206,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         recipe=recipe.name if recipe else None,
         dataset=dataset,
         root=_absolute(args.root),
-        data=_data_settings(data, args.data),
+        data=data_settings(data, args.data),
         config=_config(method, preset, recipe, args.set),
         out=args.out or Path("runs") / f"{name}-{seed}",
         seed=seed,
@@ -221,7 +242,7 @@ def _recorded_plan(args: argparse.Namespace) -> Plan:
         recipe=record.recipe,
         dataset=record.dataset,
         root=_absolute(args.root) or root,
-        data=_data_settings(record.data, args.data),
+        data=data_settings(record.data, args.data),
         config=build(module.Config, settings, str(args.out / "config.json")),
         out=args.out,
         seed=record.runtime.seed if args.seed is None else args.seed,
@@ -239,13 +260,6 @@ def _recipe_minutes(args: argparse.Namespace, name: str | None) -> float | None:
     except ConfigError:
         say(args, f"recipe {name} is not a shipped one: no time limit applies without --minutes")
         return None
-
-
-def _data_settings(settings: Mapping[str, Any], pairs: list[str]) -> dict[str, Any]:
-    try:
-        return apply_overrides(settings, pairs)
-    except ConfigError as error:
-        raise ConfigError(str(error).replace("--set", "--data", 1)) from error
 
 
 def _absolute(root: Path | None) -> Path | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -16,9 +18,21 @@ if TYPE_CHECKING:
 __all__ = ["DATASETS", "check_dataset", "dataset_module", "open_dataset"]
 
 DATASETS: dict[str, str] = {
-    "cells": "rlseg.data.synthetic",
+    "camvid": "rlseg.data.camvid",
+    "cells": "rlseg.data.synthetic.cells",
+    "cityscapes": "rlseg.data.cityscapes",
+    "coco": "rlseg.data.coco_dataset",
     "cremi": "rlseg.data.cremi",
+    "cvppp": "rlseg.data.cvppp",
+    "em3d": "rlseg.data.em3d",
     "folder": "rlseg.data.folder",
+    "gtav": "rlseg.data.gtav",
+    "kitti": "rlseg.data.kitti",
+    "monuseg": "rlseg.data.monuseg",
+    "places": "rlseg.data.places",
+    "leaves": "rlseg.data.synthetic.leaves",
+    "streets": "rlseg.data.synthetic.streets",
+    "volumes": "rlseg.data.synthetic.volumes",
 }
 """Data set name -> module with `Options`, `open_splits`, `check` and `DATASET`."""
 
@@ -83,6 +97,8 @@ def check_dataset(
 ) -> list[Problem]:
     """Every problem of a data set, after one pass over all files; empty when all is well.
 
+    What is the same in many samples of one file is told once, with their number.
+
     Args:
         name: as in `open_dataset`.
         root: as in `open_dataset`.
@@ -99,7 +115,11 @@ def check_dataset(
     module = _module_for(name, root)
     if root is None and module.needs_root:
         existing_root(None, name, module.DATASET.how_to_get)
-    return module.check(root, build(module.Options, options or {}, f"data set {name}"), advance)
+    found = module.check(root, build(module.Options, options or {}, f"data set {name}"), advance)
+    return [
+        problem if times == 1 else replace(problem, what=f"{problem.what} ({times} times)")
+        for problem, times in Counter(found).items()
+    ]
 
 
 def _module_for(name: str, root: Path | None) -> DatasetModule:

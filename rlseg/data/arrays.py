@@ -19,6 +19,8 @@ MAX_ARRAY_BYTES = 1 << 33  # shape x itemsize, as declared in the header
 MAX_SOFT_LINKS = 8  # soft links followed inside one file before it counts as a loop
 
 Array = NDArray[Any]
+Window = tuple[slice, ...]
+"""A box in an array: one slice per axis, with borders inside the array and without a step."""
 
 
 @contextmanager
@@ -64,6 +66,19 @@ def h5_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     return found
 
 
+def h5_members(file: h5py.File, name: str, path: Path) -> list[str]:
+    """The names directly inside a group, sorted; the group is reached as in `h5_dataset`.
+
+    Raises:
+        CorruptDatasetError: missing (lists what exists), not a group, or a link that leaves the
+            file.
+    """
+    found = file.get(_follow(file, name, path, MAX_SOFT_LINKS))
+    if not isinstance(found, h5py.Group):
+        raise CorruptDatasetError(f"{path}: {name!r} is not a group; {_existing(file)}")
+    return sorted(found)
+
+
 def lone_h5_name(file: h5py.File, path: Path) -> str:
     """The name of the only data set in the file.
 
@@ -82,32 +97,63 @@ def lone_h5_name(file: h5py.File, path: Path) -> str:
 def read_h5(
     dataset: h5py.Dataset,
     where: str,
-    index: int | None = None,
+    index: int | Window | None = None,
     max_bytes: int = MAX_ARRAY_BYTES,
 ) -> Array:
-    """The values of a data set, or of one slice along its first axis.
+    """The values of a data set, of one slice along its first axis, or of a window.
 
     Args:
         dataset: from `h5_dataset`.
         where: file and name for the message.
-        index: slice to read; None = all.
+        index: slice or window to read; None = all.
         max_bytes: largest declared size of what is read.
 
     Raises:
         CorruptDatasetError: declared size above `max_bytes`.
     """
-    shape = dataset.shape if index is None else dataset.shape[1:]
+    shape = dataset.shape
+    if isinstance(index, tuple):
+        shape = window_shape(index, shape)
+    elif index is not None:
+        shape = shape[1:]
     _check_bytes(shape, dataset.dtype.itemsize, where, max_bytes)
     return np.asarray(dataset[...] if index is None else dataset[index])
 
 
-def read_npy(path: Path, max_bytes: int = MAX_ARRAY_BYTES) -> Array:
-    """The array of a .npy file, never unpickling anything.
+def window_shape(window: Window, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The sides of a window of an array of that shape."""
+    return tuple(len(range(*part.indices(n))) for part, n in zip(window, shape, strict=True))
+
+
+def npy_shape(path: Path) -> tuple[int, ...]:
+    """The shape that the header of a .npy file states; the file has as many bytes as it needs.
+
+    Raises:
+        DatasetNotFoundError: no such file.
+        CorruptDatasetError: as `read_npy`, but for the limit.
+    """
+    with _opened_npy(path) as (shape, _):
+        return shape
+
+
+def read_npy(path: Path, max_bytes: int = MAX_ARRAY_BYTES, window: Window | None = None) -> Array:
+    """The array of a .npy file, or a window of it, never unpickling anything.
 
     Raises:
         DatasetNotFoundError: no such file.
         CorruptDatasetError: objects, a header that does not fit the file, or too large.
     """
+    with _opened_npy(path) as (shape, dtype):
+        wanted = shape if window is None else window_shape(window, shape)
+        _check_bytes(wanted, dtype.itemsize, str(path), max_bytes)
+        if window is None:
+            return np.asarray(np.load(path, allow_pickle=False))
+        return np.array(np.load(path, mmap_mode="r", allow_pickle=False)[window])
+
+
+@contextmanager
+def _opened_npy(path: Path) -> Iterator[tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and type by the header, checked against the size of the file."""
     try:
         with path.open("rb") as stream:
             version = np.lib.format.read_magic(stream)
@@ -120,14 +166,13 @@ def read_npy(path: Path, max_bytes: int = MAX_ARRAY_BYTES) -> Array:
             shape, _, dtype = readers[version](stream)
             if dtype.hasobject:
                 raise CorruptDatasetError(f"{path}: holds pickled objects, which are never loaded")
-            _check_bytes(shape, dtype.itemsize, str(path), max_bytes)
             left = path.stat().st_size - stream.tell()
             wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
             if left != wanted:
                 raise CorruptDatasetError(
                     f"{path}: header promises {wanted} bytes, the file holds {left}; replace it"
                 )
-        return np.asarray(np.load(path, allow_pickle=False))
+        yield shape, dtype
     except RlsegError:
         raise
     except FileNotFoundError as error:

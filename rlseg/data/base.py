@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from rlseg.data.samples import InstanceSample, SemanticSample
 from rlseg.errors import ConfigError, DatasetNotFoundError, RlsegError
 
+if TYPE_CHECKING:
+    from rlseg.data.store import Store
+
 LISTED = 10  # names shown in a message before "and n more"
+FULL_IDS = (255, 65535)  # instances that fill label files of 8 and of 16 bits
 
 Advance = Callable[[str, int, int], None]
 """Told the split, the number of its samples done, and their number, for a progress display."""
@@ -105,6 +109,8 @@ class Splits:
     """Split name -> InstanceDataset or SemanticDataset."""
     digest: str
     """Hex digest of names, sizes and options: two runs compare their data by it."""
+    store: Store | None = None
+    """Where maps derived from the samples are kept; None = they are made each time."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -123,6 +129,19 @@ class Splits:
                 "name one of these, or add the missing files"
             )
         return self.parts[name]
+
+
+def with_cache(splits: Splits, folder: Path | None) -> Splits:
+    """The splits with derived maps kept in a folder; as they are without one.
+
+    Raises:
+        ConfigError: the folder is a link or a file.
+    """
+    if folder is None:
+        return splits
+    from rlseg.data.store import Store  # needs h5py, which only those who want a cache wait for
+
+    return replace(splits, store=Store(folder))
 
 
 def digest_of(*parts: object) -> str:
@@ -162,19 +181,84 @@ def contents(folder: Path) -> str:
     return listed(names) if names else "nothing"
 
 
+@runtime_checkable
+class Readable(Protocol):
+    """A dataset whose files can be read one by one, so that all that are damaged are named."""
+
+    def readers(self, index: int) -> Mapping[str, Callable[[], object]]:
+        """Place of each file of sample `index`, the labels last -> what reads it alone."""
+
+
 def try_samples(
     dataset: InstanceDataset | SemanticDataset, split: str, advance: Advance | None = None
 ) -> list[Problem]:
-    """One problem per sample that cannot be read, after reading them all."""
+    """What is wrong with the samples of a split, after reading them all.
+
+    Where a sample cannot be read, there is one problem per damaged file of a `Readable` dataset, or
+    one for the sample. Instances that are missing or suspiciously many are notes.
+    """
     problems: list[Problem] = []
     for index in range(len(dataset)):
+        halves = dataset.readers(index) if isinstance(dataset, Readable) else {}
         try:
-            dataset[index]
+            sample = dataset[index]
         except RlsegError as error:
-            where, _, what = str(error).partition(": ")
-            if not what:
-                where, what = f"{split}, sample {index}", str(error)
-            problems.append(Problem(where=where, what=what))
+            problems += faults_of(error, halves.values(), f"{split}, sample {index}")
+        else:
+            if isinstance(sample, InstanceSample):
+                where = list(halves)[-1] if halves else f"{split}, {sample.name}"
+                problems += instance_notes(sample, where)
         if advance is not None:
             advance(split, index + 1, len(dataset))
     return problems
+
+
+def faults_of(
+    error: RlsegError, readers: Iterable[Callable[[], object]], where: str
+) -> list[Problem]:
+    """The faults of each file of a sample that could not be read, or the sample's own.
+
+    Args:
+        error: what reading the sample said.
+        readers: read one file each.
+        where: place of errors that name none.
+    """
+    found: list[Problem] = []
+    for read in readers:
+        try:
+            read()
+        except RlsegError as fault:
+            found.append(as_problem(fault, where))
+    return found or [as_problem(error, where)]
+
+
+def as_problem(error: RlsegError, where: str = "data") -> Problem:
+    """A problem from an error of the form `file: what`.
+
+    Args:
+        error: the error.
+        where: place, if the error names none.
+    """
+    place, _, what = str(error).partition(": ")
+    return Problem(where=place, what=what) if what else Problem(where=where, what=str(error))
+
+
+def instance_notes(sample: InstanceSample, where: str) -> list[Problem]:
+    """Notes on a sound sample: no instance, or as many as the ids of a narrow type can tell apart.
+
+    Args:
+        sample: with consecutive labels.
+        where: place of its labels.
+    """
+    count = int(sample.labels.max()) if sample.labels.numel() else 0
+    if count == 0 and bool(sample.valid.any()):
+        what = "no instance; all that is known is background"
+    elif count in FULL_IDS:
+        bits = count.bit_length()
+        what = (
+            f"{count} instances, as many as {bits} bits tell apart; if the file was written with "
+            f"{bits} bits, look whether there were more and ids overflowed"
+        )
+    else:
+        return []
+    return [Problem(where=where, what=what, note=True)]

@@ -3,21 +3,24 @@
 Two forms are read: TIFF pairs `<split>/A/A_<n>.tif` and `<split>/B/B_<n>.tif` (the packaging of the
 ColorRL authors, "Cre-256" and its sisters), and HDF5 files in CREMI's own layout, `volumes/raw` and
 `volumes/labels/neuron_ids`: one per split, if their names say so, else the files of the challenge
-(`sample_A_20160501.hdf`), each cut into runs of neighbouring slices.
+(`sample_A_20160501.hdf`), each cut into runs of neighbouring slices. Of padded volumes, whose
+labels cover a part of the image (attribute `offset`), that part is read.
+
+HDF5 files give whole slices, or patches by the recipes Cre-160, Cre-256 and Cre-448. The authors
+cut theirs from sample A and published the places of none; here they are drawn with a seed, each
+split from slices of its own, and a place counts if enough of it belongs to neurons. Patches keep
+their size: the network's 224 pixels come by the scale 1.4, 0.875 or 0.5 of a method's settings.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import torch
+from torch import Tensor
 
-from rlseg.data.arrays import h5_dataset, opened_h5, read_h5
 from rlseg.data.base import (
     Advance,
     InstanceDataset,
@@ -26,74 +29,71 @@ from rlseg.data.base import (
     contents,
     digest_of,
     existing_root,
-    listed,
     try_samples,
 )
-from rlseg.data.images import check_same_size, read_image, read_labels, scale_to_unit
-from rlseg.data.labels import from_array
+from rlseg.data.crops import Crops, Slices
+from rlseg.data.images import check_same_size, read_image, read_labels
 from rlseg.data.layout import Layout, Record
 from rlseg.data.memory import InMemory
 from rlseg.data.samples import InstanceSample
+from rlseg.data.slabs import (
+    HDF_SUFFIXES,
+    Piece,
+    SlabOptions,
+    check_ranges,
+    named_split,
+    one_per_split,
+    pieces,
+    sound,
+    the_file,
+)
+from rlseg.data.volume_files import IDS, IGNORE_ID, RAW, Volume
 from rlseg.errors import ConfigError, CorruptDatasetError, DatasetNotFoundError, RlsegError
 
-IGNORE_ID = (1 << 64) - 1  # CREMI's id for pixels without a truth
-RAW, IDS = "volumes/raw", "volumes/labels/neuron_ids"
+__all__ = ["DATASET", "RECIPES", "Cremi", "Options", "check", "open_splits"]
+
 HDF_FOLDERS = (".", "hdf")
-HDF_SUFFIXES = (".hdf", ".hdf5", ".h5")
-SPLIT_WORDS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
+RECIPES = {"Cre-160": 160, "Cre-256": 256, "Cre-448": 448}
+"""Name of a recipe -> side of its patches."""
 
 needs_root = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(SlabOptions):
     """Settings of the CREMI slices."""
 
     form: Literal["auto", "tif", "hdf"] = "auto"
-    """Which form to read; "auto" takes the TIFF pairs where both are there, unless a setting below
+    """Which form to read; "auto" takes the TIFF pairs where both are there, unless another setting
     asks for HDF5 files."""
-    file: str | None = None
-    """The one HDF5 file to read, below the root, whatever its name; None = files named by split, or
-    where there are none, all of the root or root/hdf."""
-    train_slices: tuple[int, int] | None = None
-    """First slice, and the one after the last, of each HDF5 file that is cut into splits. None for
-    all three splits: the first 80 % train, the next 10 % validate, the rest test. Neighbouring
-    slices look alike, so splits are runs of slices; ranges that leave a gap keep them further
-    apart. None while another split has a range: no such split."""
-    valid_slices: tuple[int, int] | None = None
-    """Likewise, for validation."""
-    test_slices: tuple[int, int] | None = None
-    """Likewise, for the test."""
+    recipe: Literal["slices", "Cre-160", "Cre-256", "Cre-448"] = "slices"
+    """Whole slices, or square patches of that side from HDF5 files."""
+    patches: tuple[int, int, int] = (103, 20, 25)
+    """Patches to train, validate and test with; the default: numbers of the authors' code."""
+    min_labelled: float = 0.5
+    """A place counts as a patch if at least this share of it belongs to neurons."""
+    seed: int = 0
+    """Seed of the places of the patches."""
 
     def __post_init__(self) -> None:
         if self.form == "tif" and self.of_volumes:
             raise ConfigError(
-                "file and slice ranges belong to HDF5 files; leave them out or set form to hdf"
+                "file, slice ranges and patch recipes belong to HDF5 files; leave them out or set "
+                "form to hdf"
             )
-        given = sorted(self.ranges.items(), key=lambda pair: pair[1])
-        for split, (start, stop) in given:
-            if not 0 <= start < stop:
-                raise ConfigError(
-                    f"{split}_slices must be a first slice from 0 on and a larger end, "
-                    f"got [{start}, {stop}]"
-                )
-        for (first, (_, end)), (second, (start, _)) in pairwise(given):
-            if start < end:
-                raise ConfigError(
-                    f"{first}_slices and {second}_slices share slices from {start} on; "
-                    "what is trained on must not be scored: give ranges that do not overlap"
-                )
-
-    @property
-    def ranges(self) -> dict[str, tuple[int, int]]:
-        """The ranges that were given, by split."""
-        found = {name: getattr(self, f"{name}_slices") for name in SPLIT_WORDS}
-        return {name: pair for name, pair in found.items() if pair is not None}
+        super().__post_init__()
+        if self.patches[0] < 1 or min(self.patches) < 0:
+            raise ConfigError(
+                "patches must be numbers of train, valid and test patches, from 0 on and at least "
+                f"1 to train, got {list(self.patches)}"
+            )
+        if not 0 <= self.min_labelled <= 1:
+            raise ConfigError(f"min_labelled is a share in 0..1, got {self.min_labelled}")
 
     @property
     def of_volumes(self) -> bool:
         """Whether a setting asks for HDF5 files."""
-        return self.file is not None or bool(self.ranges)
+        return super().of_volumes or self.recipe != "slices"
 
 
 class Cremi:
@@ -134,68 +134,34 @@ class Cremi:
         record = self.records[index]
         image_path, labels_path = record.files["image"], record.files["labels"]
         image = read_image(image_path, channels=1)
-        labels, valid = read_labels(labels_path)
+        labels, valid = _read_slice_labels(labels_path)
         check_same_size(image, labels, str(image_path), str(labels_path))
-        if labels.ndim != 2:
-            raise CorruptDatasetError(
-                f"{labels_path}: {labels.shape[0]} pages; slices have one page per file"
-            )
         return InstanceSample(image=image, labels=labels, valid=valid, name=record.name)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A run of slices of one HDF5 file."""
-
-    path: Path
-    start: int
-    stop: int
-    """After the last one."""
+    def readers(self, index: int) -> dict[str, Callable[[], object]]:
+        """Path of slice `index` and of its labels -> what reads it alone."""
+        image_path, labels_path = (self.records[index].files[role] for role in ("image", "labels"))
+        return {
+            str(image_path): lambda: read_image(image_path, channels=1),
+            str(labels_path): lambda: _read_slice_labels(labels_path),
+        }
 
 
-class CremiVolume:
-    """Slices of CREMI HDF5 files, read one by one, in the order of the pieces."""
-
-    def __init__(self, pieces: Sequence[Piece]) -> None:
-        self.slices = [(p.path, number) for p in pieces for number in range(p.start, p.stop)]
-
-    def __len__(self) -> int:
-        """Number of slices."""
-        return len(self.slices)
-
-    def __getitem__(self, index: int) -> InstanceSample:
-        """Slice `index`; pixels with id 2^64 - 1 are not valid."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"slice {index} of {len(self)}")
-        path, number = self.slices[index]
-        with opened_h5(path) as file:
-            raw = read_h5(h5_dataset(file, RAW, path), f"{path}: {RAW}", number)
-            ids = read_h5(h5_dataset(file, IDS, path), f"{path}: {IDS}", number)
-        labels, valid = from_array(ids, f"{path}: {IDS}, slice {number}", IGNORE_ID)
-        image = torch.from_numpy(scale_to_unit(raw, f"{path}: {RAW}, slice {number}"))
-        return InstanceSample(
-            image=image[None], labels=labels, valid=valid, name=f"{path.stem}_{number:04d}"
-        )
-
-
-def volume_shape(path: Path) -> tuple[int, ...]:
-    """Slices, rows, columns of an HDF5 file.
+def _read_slice_labels(path: Path) -> tuple[Tensor, Tensor]:
+    """Labels int64 [H, W] and known pixels bool [H, W].
 
     Raises:
-        CorruptDatasetError: unreadable, without images or ids, or of two shapes.
+        DatasetNotFoundError: no such file.
+        CorruptDatasetError: unreadable, or several pages.
     """
-    with opened_h5(path) as file:
-        raw, ids = h5_dataset(file, RAW, path), h5_dataset(file, IDS, path)
-        if raw.ndim != 3 or raw.shape != ids.shape:
-            raise CorruptDatasetError(
-                f"{path}: {RAW} has shape {list(raw.shape)}, {IDS} {list(ids.shape)}; "
-                "both must be [slices, rows, columns] and equal: name another file (data set "
-                "option file), or remove this one"
-            )
-        return tuple(raw.shape)
+    labels, valid = read_labels(path)
+    if labels.ndim != 2:
+        raise CorruptDatasetError(f"{path}: {labels.shape[0]} pages; slices have one page per file")
+    return labels, valid
 
 
 DATASET = Cremi
+"""The class that declares the data set."""
 
 
 def open_splits(root: Path | None, options: Options) -> Splits:
@@ -219,10 +185,12 @@ def open_splits(root: Path | None, options: Options) -> Splits:
                     (r.name, [p.stat().st_size for p in r.files.values()]) for r in records
                 ]
         else:
-            pieces = _pieces(volumes, split, options)
-            if pieces:
-                parts[split] = CremiVolume(pieces)
-                seen[split] = [(p.path.name, volume_shape(p.path), p.start, p.stop) for p in pieces]
+            runs = pieces(volumes, split, options)
+            part = _of_volumes(runs, split, options)
+            if part is not None:
+                parts[split] = part
+                seen[split] = [(p.volume.labels.name, p.shape, p.start, p.stop) for p in runs]
+                seen |= _drawn(options)
     return Splits(
         dataset="cremi",
         task="instance",
@@ -245,7 +213,7 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
         return [Problem(where=str(root), what=str(error))]
     problems: list[Problem] = []
     if base is None:
-        volumes, problems = _sound(volumes)
+        volumes, problems = sound(volumes)
     damaged = bool(problems)
     for split in Cremi.splits:
         part: InstanceDataset | None = None
@@ -256,11 +224,10 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
             damaged = bool(missing)
         else:
             try:
-                pieces = _pieces(volumes, split, options)
+                part = _of_volumes(pieces(volumes, split, options), split, options)
             except RlsegError as error:
                 problems.append(Problem(where=f"split {split}", what=str(error)))
                 continue
-            part = CremiVolume(pieces) if pieces else None
         if part is not None:
             problems += try_samples(part, split, advance)
         elif not damaged:
@@ -269,7 +236,35 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
     return problems
 
 
-def _find(root: Path, options: Options) -> tuple[Path | None, dict[str | None, list[Path]]]:
+def _of_volumes(runs: Sequence[Piece], split: str, options: Options) -> InstanceDataset | None:
+    """Slices or patches of a split; None if it has none."""
+    if options.recipe == "slices":
+        return Slices(runs, IGNORE_ID) if runs else None
+    count = dict(zip(Cremi.splits, options.patches, strict=True))[split]
+    if not count or not runs:
+        return None
+    side = RECIPES[options.recipe]
+    return Crops(
+        runs,
+        count=count,
+        sides=(1, side, side),
+        seed=options.seed,
+        key=f"cremi {split}",
+        min_labelled=options.min_labelled,
+        ignore=IGNORE_ID,
+        picture=True,
+    )
+
+
+def _drawn(options: Options) -> dict[str, object]:
+    """What the patches hang on besides the files."""
+    if options.recipe == "slices":
+        return {}
+    names = ("recipe", "patches", "min_labelled", "seed")
+    return {"options": [getattr(options, name) for name in names]}
+
+
+def _find(root: Path, options: Options) -> tuple[Path | None, Mapping[str | None, list[Volume]]]:
     """The folder of the TIFF pairs, or else the HDF5 files: by split, or to be cut (key None)."""
     if options.form != "hdf" and not options.of_volumes:
         base = Cremi.files.find(root, Cremi.splits)
@@ -291,7 +286,7 @@ def _find(root: Path, options: Options) -> tuple[Path | None, dict[str | None, l
     )
 
 
-def _volumes(root: Path, options: Options) -> dict[str | None, list[Path]]:
+def _volumes(root: Path, options: Options) -> Mapping[str | None, list[Volume]]:
     """The HDF5 file of each split, by the word in its name; else all of them under None.
 
     Raises:
@@ -300,81 +295,23 @@ def _volumes(root: Path, options: Options) -> dict[str | None, list[Path]]:
         DatasetNotFoundError: the file named in the options is not there.
     """
     if options.file is not None:
-        path = root / options.file
-        if not path.is_file():
-            raise DatasetNotFoundError(
-                f"{path}: no such file (data set option file); found {contents(root)}"
-            )
-        return {None: [path]}
-    found: dict[str | None, list[Path]] = {}
-    others: list[Path] = []
+        return {None: [_volume(the_file(root, options.file))]}
+    found: dict[str | None, list[Volume]] = {}
+    others: list[Volume] = []
     for folder in (root / name for name in HDF_FOLDERS):
         if not folder.is_dir():
             continue
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() not in HDF_SUFFIXES:
                 continue
-            words = re.split(r"[^a-z]+", path.stem.lower())
-            splits = [s for s, names in SPLIT_WORDS.items() if any(n in words for n in names)]
-            others += [] if splits else [path]
+            splits = named_split(path.stem)
+            others += [] if splits else [_volume(path)]
             for split in splits:
-                if split in found:
-                    raise CorruptDatasetError(
-                        f"{path} and {found[split][0]} both look like split {split!r}; "
-                        "keep one of them in the folder"
-                    )
-                found[split] = [path]
-    if found and options.ranges:
-        raise ConfigError(
-            f"slice ranges are given, but files say their split by name "
-            f"({listed(p.name for paths in found.values() for p in paths)}): name the file to be "
-            "cut (data set option file), or leave the ranges out"
-        )
+                found.setdefault(split, []).append(_volume(path))
+    one_per_split(found)
+    check_ranges(found, options)
     return found or ({None: others} if others else {})
 
 
-def _sound(
-    volumes: dict[str | None, list[Path]],
-) -> tuple[dict[str | None, list[Path]], list[Problem]]:
-    """The volumes whose shapes can be read, and the problems of the others."""
-    problems: list[Problem] = []
-    sound: dict[str | None, list[Path]] = {}
-    for split, paths in volumes.items():
-        for path in paths:
-            try:
-                volume_shape(path)
-            except RlsegError as error:
-                problems.append(Problem(where=str(path), what=str(error)))
-            else:
-                sound.setdefault(split, []).append(path)
-    return sound, problems
-
-
-def _pieces(volumes: dict[str | None, list[Path]], split: str, options: Options) -> list[Piece]:
-    """What belongs to a split: a file of its own, or a run of slices of every file.
-
-    Raises:
-        ConfigError: a range that ends after the last slice.
-        CorruptDatasetError: an unreadable file.
-    """
-    whole = [Piece(path=p, start=0, stop=volume_shape(p)[0]) for p in volumes.get(split, [])]
-    if whole:
-        return whole
-    pieces = []
-    for path in volumes.get(None, []):
-        count = volume_shape(path)[0]
-        ranges = options.ranges or _borders(count)
-        start, stop = ranges.get(split, (0, 0))
-        if stop > count:
-            raise ConfigError(
-                f"{split}_slices is [{start}, {stop}], but {path} has {count} slices; lower it"
-            )
-        if start < stop:
-            pieces.append(Piece(path=path, start=start, stop=stop))
-    return pieces
-
-
-def _borders(count: int) -> dict[str, tuple[int, int]]:
-    """First slice and end of each split by its share; train is never empty, others may be."""
-    valid, test = max(1, count * 8 // 10), max(1, count * 9 // 10)
-    return {"train": (0, valid), "valid": (valid, test), "test": (test, count)}
+def _volume(path: Path) -> Volume:
+    return Volume(name=path.stem, image=path, labels=path)

@@ -1,7 +1,8 @@
-"""A user's own data: a folder `images` and a folder `labels` with files of the same names."""
+"""A user's own data: folders `images` and `labels` with files of the same names, or pairs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -9,22 +10,22 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from skimage import measure
 from torch import Tensor
 
 from rlseg.data.arrays import h5_dataset, lone_h5_name, opened_h5, read_h5, read_npy
 from rlseg.data.base import Advance, Problem, Splits, digest_of, existing_root, try_samples
+from rlseg.data.folder_layout import survey_folder
 from rlseg.data.images import check_same_size, read_image, read_label_array, scale_to_unit
 from rlseg.data.labels import from_array
-from rlseg.data.layout import Layout, Record
+from rlseg.data.layout import Record
 from rlseg.data.memory import InMemory
 from rlseg.data.samples import InstanceSample
-from rlseg.data.seeds import named_generator
 from rlseg.errors import ConfigError, CorruptDatasetError, RlsegError
 
 H5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts colour to grey
-SPLIT_FOLDERS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 
 needs_root = True
 
@@ -38,23 +39,45 @@ class Options:
     channels: Literal["auto", 1, 3] = "auto"
     """Image channels; "auto" takes those of the first image and refuses others, a number converts:
     grey is repeated, colour becomes luminance."""
+    image_folder: str = "images"
+    """Name of the folders of images."""
+    label_folder: str = "labels"
+    """Name of the folders of label maps."""
     image_suffix: str = ""
     """What follows the common name in image file names, for example "_rgb"."""
     label_suffix: str = ""
-    """What follows the common name in label file names, for example "_label"."""
+    """What follows the common name in label file names, for example "_mask"; where they lie beside
+    their images and nothing is given: "_label"."""
     image_key: str = ""
     """Name of the image array in HDF5 files; empty = the only array in the file."""
     label_key: str = ""
     """Name of the label array in HDF5 files; empty = the only array in the file."""
     ignore_id: int | None = None
     """Label id of pixels without a truth."""
+    components: Literal["no", "sides", "corners"] = "no"
+    """For labels that only tell what is inside: every connected piece of one value becomes an
+    instance. "sides": pixels are joined by their sides (4 neighbours, 6 in volumes), "corners": by
+    their corners too (8 and 26)."""
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
     """Shares of train, valid and test where the data have no such folders."""
     seed: int = 0
     """Seed of that split."""
 
     def __post_init__(self) -> None:
-        if min(self.fractions) < 0 or self.fractions[0] <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
+        for name in ("image_folder", "label_folder"):
+            value = getattr(self, name)
+            if not value or set(value) & set("/\\{}") or value in (".", ".."):
+                raise ConfigError(f"{name} must be the name of one folder, got {value!r}")
+        if self.image_folder == self.label_folder:
+            raise ConfigError(
+                f"image_folder and label_folder are both {self.image_folder!r}; files of one folder"
+                " cannot be both"
+            )
+        if (
+            min(self.fractions) < 0
+            or self.fractions[0] <= 0
+            or not abs(sum(self.fractions) - 1) <= 1e-6
+        ):
             raise ConfigError(
                 f"fractions must be shares of train, valid, test that add up to 1 with train above "
                 f"0, got {list(self.fractions)}"
@@ -67,7 +90,9 @@ class Folder:
     layout: ClassVar[str] = (
         "images/<name>.<ext> and labels/<name>.<ext>, in the root, below <split>/, or with "
         "images/<split>/ and labels/<split>/; <split> = train, val (or valid), test; <ext> = png, "
-        "tif, bmp, npy, h5, and jpg for images; several TIFF pages are a volume"
+        "tif, bmp, npy, h5, and jpg for images; several TIFF pages are a volume; other names of "
+        "the two folders are options; or <name>.<ext> and <name>_label.<ext> beside each other, in "
+        "the root or in <split>/"
     )
     splits: ClassVar[tuple[str, ...]] = ("train", "valid", "test")
     classes: ClassVar[tuple[str, ...]] = ()
@@ -89,14 +114,8 @@ class Folder:
         """Pair `index`, read from its two files."""
         record, options = self.records[index], self.options
         image_path, labels_path = record.files["image"], record.files["labels"]
-        ids = _read_ids(labels_path, options)
-        if ids.ndim != self.ndim:
-            raise CorruptDatasetError(
-                f"{labels_path}: labels have {ids.ndim} axes, expected {self.ndim}; one data set "
-                "holds pictures or volumes, not both"
-            )
-        labels, valid = from_array(ids, str(labels_path), options.ignore_id)
-        image = _read_picture(image_path, self.ndim, options)
+        labels, valid = self._labels(labels_path)
+        image = read_picture(image_path, self.ndim, options)
         check_same_size(image, labels, str(image_path), str(labels_path))
         if image.shape[0] != self.channels:
             raise CorruptDatasetError(
@@ -104,6 +123,29 @@ class Folder:
                 "set the data set option channels to 1 or 3 to convert"
             )
         return InstanceSample(image=image, labels=labels, valid=valid, name=record.name)
+
+    def readers(self, index: int) -> dict[str, Callable[[], object]]:
+        """Path of image `index` and of its labels -> what reads it alone."""
+        image_path, labels_path = (self.records[index].files[role] for role in ("image", "labels"))
+        return {
+            str(image_path): lambda: read_picture(image_path, self.ndim, self.options),
+            str(labels_path): lambda: self._labels(labels_path),
+        }
+
+    def _labels(self, path: Path) -> tuple[Tensor, Tensor]:
+        """Labels int64 [*S] and known pixels bool [*S] of a label file."""
+        ids = read_ids(path, self.options)
+        if ids.ndim != self.ndim:
+            raise CorruptDatasetError(
+                f"{path}: labels have {ids.ndim} axes, expected {self.ndim}; one data set "
+                "holds pictures or volumes, not both"
+            )
+        labels, valid = from_array(ids, str(path), self.options.ignore_id)
+        if self.options.components != "no":
+            reach = 1 if self.options.components == "sides" else labels.ndim
+            pieces = measure.label(labels.numpy(), background=0, connectivity=reach)
+            labels = torch.from_numpy(pieces.astype(np.int64))
+        return labels, valid
 
 
 DATASET = Folder
@@ -117,7 +159,7 @@ def open_splits(root: Path | None, options: Options) -> Splits:
         CorruptDatasetError: an image without labels or the reverse, an unreadable first pair.
     """
     root = existing_root(root, "folder", Folder.how_to_get)
-    found, problems = _survey(root, options)
+    found, problems = survey_folder(root, options, Folder.how_to_get)
     if problems:
         more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
         raise CorruptDatasetError(f"{problems[0].where}: {problems[0].what}{more}")
@@ -146,7 +188,7 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
     """Every problem of every pair: missing partners, unreadable or contradicting files."""
     try:
         root = existing_root(root, "folder", Folder.how_to_get)
-        found, problems = _survey(root, options)
+        found, problems = survey_folder(root, options, Folder.how_to_get)
     except RlsegError as error:
         return [Problem(where=str(root), what=str(error))]
     kind: tuple[int, int] | None = None
@@ -162,73 +204,10 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
     return problems
 
 
-def _survey(root: Path, options: Options) -> tuple[dict[str, list[Record]], list[Problem]]:
-    """Split -> records, and what is incomplete.
-
-    Raises:
-        DatasetNotFoundError: no image in any of the three places.
-    """
-    layouts = _layouts(options)
-    words = tuple(word for names in SPLIT_FOLDERS.values() for word in names)
-    for layout in layouts[:2]:
-        if layout.find(root, words) is None:
-            continue
-        found: dict[str, list[Record]] = {}
-        problems: list[Problem] = []
-        for split, names in SPLIT_FOLDERS.items():
-            for name in names:
-                records, missing = layout.survey(root, name)
-                problems += missing
-                if records and split in found:
-                    what = f"both {' and '.join(names)} hold data of split {split!r}; keep one"
-                    problems.append(Problem(where=str(root), what=what))
-                elif records:
-                    found[split] = records
-        return found, problems
-    records, problems = layouts[2].survey(root, "")
-    if not records and not problems:
-        raise layouts[2].not_found(root, "folder", Folder.how_to_get)
-    return _divided(records, options), problems
-
-
-def _layouts(options: Options) -> tuple[Layout, Layout, Layout]:
-    image, labels = (
-        f"{{id}}{suffix}.{{ext}}" for suffix in (options.image_suffix, options.label_suffix)
-    )
-    shapes = ("{split}/images/", "{split}/labels/"), ("images/{split}/", "labels/{split}/")
-    extensions = ("png", "tif", "tiff", "jpg", "jpeg", "bmp", "npy", "h5", "hdf5", "hdf")
-    divided, nested, flat = (
-        Layout(patterns={"image": a + image, "labels": b + labels}, extensions=extensions)
-        for a, b in (*shapes, ("images/", "labels/"))
-    )
-    return divided, nested, flat
-
-
-def _divided(records: list[Record], options: Options) -> dict[str, list[Record]]:
-    """Records shared out at random; every wanted split gets one as long as there are enough."""
-    count = len(records)
-    generator = named_generator(options.seed, "folder", "split")
-    order = torch.randperm(count, generator=generator).tolist()
-    wanted = [name for name, share in zip(Folder.splits, options.fractions, strict=True) if share]
-    wanted = wanted[:count]
-    sizes = {name: 1 for name in wanted}
-    shares = dict(zip(Folder.splits, options.fractions, strict=True))
-    for _ in range(count - len(wanted)):
-        behind = max(wanted, key=lambda name: shares[name] * count - sizes[name])
-        sizes[behind] += 1
-    result: dict[str, list[Record]] = {}
-    for name in wanted:
-        mine, order = order[: sizes[name]], order[sizes[name] :]
-        result[name] = [records[i] for i in sorted(mine)]
-    return result
-
-
 def _kind(record: Record, options: Options) -> tuple[int, int]:
     """Space axes and channels, by the options or by one pair."""
     ndim: int = (
-        options.ndim
-        if options.ndim != "auto"
-        else (_read_ids(record.files["labels"], options).ndim)
+        options.ndim if options.ndim != "auto" else (read_ids(record.files["labels"], options).ndim)
     )
     if ndim not in (2, 3):
         raise CorruptDatasetError(
@@ -236,10 +215,16 @@ def _kind(record: Record, options: Options) -> tuple[int, int]:
         )
     if options.channels != "auto":
         return ndim, options.channels
-    return ndim, _read_picture(record.files["image"], ndim, options).shape[0]
+    return ndim, read_picture(record.files["image"], ndim, options).shape[0]
 
 
-def _read_ids(path: Path, options: Options) -> NDArray[Any]:
+def read_ids(path: Path, options: Options) -> NDArray[Any]:
+    """The ids of a label file as it holds them; any axes, any type.
+
+    Raises:
+        DatasetNotFoundError: no such file.
+        CorruptDatasetError: unreadable, damaged, too large, or JPEG.
+    """
     suffix = path.suffix.lower()
     if suffix in LOSSY_SUFFIXES:
         raise CorruptDatasetError(f"{path}: JPEG alters label ids; store labels as PNG or TIFF")
@@ -250,8 +235,13 @@ def _read_ids(path: Path, options: Options) -> NDArray[Any]:
     return np.asarray(read_label_array(path))
 
 
-def _read_picture(path: Path, ndim: int, options: Options) -> Tensor:
-    """float32 [C, *S] in [0, 1]; arrays carry channels last."""
+def read_picture(path: Path, ndim: int, options: Options) -> Tensor:
+    """float32 [C, *S] in [0, 1] of an image file; arrays carry channels last.
+
+    Raises:
+        DatasetNotFoundError: no such file.
+        CorruptDatasetError: unreadable, damaged, too large, or of other axes than `ndim`.
+    """
     wanted = None if options.channels == "auto" else options.channels
     suffix = path.suffix.lower()
     if suffix != ".npy" and suffix not in H5_SUFFIXES:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rlseg.data.filechecks import check_png, check_tiff
 from rlseg.data.labels import from_array
+from rlseg.data.tiffpages import plain_pages
 from rlseg.errors import CorruptDatasetError, DatasetNotFoundError, RlsegError
 
 MAX_IMAGE_PIXELS = 1 << 27  # width x height x frames, known from the header
@@ -31,8 +32,26 @@ GREY_MODES = ("1", "L", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 Array = NDArray[Any]
 
 
+def stack_shape(path: Path, *, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int, int]:
+    """Frames, rows and columns of an image file, from its headers.
+
+    Raises:
+        DatasetNotFoundError: no such file.
+        CorruptDatasetError: unreadable, damaged, or too large.
+    """
+    plain = plain_pages(path, max_pixels)
+    if plain is not None:
+        return plain.shape
+    with _opened(path, max_pixels) as image:
+        return int(getattr(image, "n_frames", 1)), image.size[1], image.size[0]
+
+
 def read_image(
-    path: Path, *, channels: int | None = None, max_pixels: int = MAX_IMAGE_PIXELS
+    path: Path,
+    *,
+    channels: int | None = None,
+    frames: range | None = None,
+    max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Tensor:
     """One picture, or a stack of frames as a volume, scaled to [0, 1].
 
@@ -44,6 +63,7 @@ def read_image(
         path: any file Pillow reads.
         channels: wanted channels; grey is repeated for 3, colour becomes luminance for 1; None
             keeps what the file has (1 or 3).
+        frames: of a volume, the ones to read; None = all, and a single one makes a picture.
         max_pixels: largest width x height x frames; Pillow itself stops at 179 million per frame.
 
     Returns:
@@ -53,19 +73,31 @@ def read_image(
         DatasetNotFoundError: no such file.
         CorruptDatasetError: unreadable, damaged, too large, or of an unusable mode.
     """
+    plain = _plain_stack(path, frames, max_pixels)
+    if plain is not None:
+        grey = torch.from_numpy(scale_to_unit(plain, str(path)))[None]
+        grey = grey if channels in (None, 1) else grey.repeat(channels, 1, 1, 1)
+        return grey[:, 0] if len(plain) == 1 and frames is None else grey
     with _opened(path, max_pixels) as image:
-        planes, orientation = _planes(image, lambda frame: _picture_plane(frame, path, channels))
+        planes, orientation = _planes(
+            image, lambda frame: _picture_plane(frame, path, channels), frames
+        )
+    if len({plane.dtype for plane in planes}) > 1:
+        planes = [_unit(plane) for plane in planes]
     stack = _stack(planes, path)  # [D, H, W, C]
     if orientation != 1:
         stack = _oriented(stack, orientation, path)
-    picture = torch.from_numpy(np.ascontiguousarray(np.moveaxis(stack, -1, 0)))  # [C, D, H, W]
-    return picture[:, 0] if len(planes) == 1 else picture
+    # Bytes are moved about before they become numbers of four times their size.
+    stack = _unit(np.ascontiguousarray(np.moveaxis(stack, -1, 0)))  # [C, D, H, W]
+    picture = torch.from_numpy(stack)
+    return picture[:, 0] if len(planes) == 1 and frames is None else picture
 
 
 def read_label_array(
     path: Path,
     *,
     encoding: Literal["ids", "rgb24"] = "ids",
+    frames: range | None = None,
     max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Array:
     """The ids of a label image as the file holds them: no scaling, no renumbering.
@@ -74,6 +106,7 @@ def read_label_array(
         path: PNG or TIFF with one channel: 1, 8, 16 or 32 bits, or a palette (indices are ids).
         encoding: "rgb24": 8-bit colour is read too, with the id R + 256 G + 65536 B; alpha must be
             constant.
+        frames: of a volume, the ones to read; None = all, and a single one makes a picture.
         max_pixels: largest width x height x frames.
 
     Returns:
@@ -83,15 +116,18 @@ def read_label_array(
         DatasetNotFoundError: no such file.
         CorruptDatasetError: unreadable, damaged, too large, coloured, or rotated by EXIF.
     """
+    plain = _plain_stack(path, frames, max_pixels)
+    if plain is not None:
+        return plain[0] if len(plain) == 1 and frames is None else plain
     with _opened(path, max_pixels) as image:
         convert = _label_plane if encoding == "ids" else _rgb24_plane
-        planes, orientation = _planes(image, lambda frame: convert(frame, path))
+        planes, orientation = _planes(image, lambda frame: convert(frame, path), frames)
     if orientation != 1:
         raise CorruptDatasetError(
             f"{path}: a label image with an EXIF orientation; store it upright, without the tag"
         )
     stack = _stack(planes, path)
-    return stack[0] if len(planes) == 1 else stack
+    return stack[0] if len(planes) == 1 and frames is None else stack
 
 
 def read_labels(
@@ -104,6 +140,32 @@ def read_labels(
         CorruptDatasetError: as `read_label_array`, or floats or negative ids.
     """
     return from_array(read_label_array(path, max_pixels=max_pixels), str(path), ignore)
+
+
+def read_colours(path: Path, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Array:
+    """The three bands of a colour image of 8 bits per band, as the file holds them.
+
+    Args:
+        path: for label files that keep one number in each band.
+        max_pixels: largest width x height.
+
+    Returns:
+        uint8 [H, W, 3]: red, green, blue.
+
+    Raises:
+        DatasetNotFoundError: no such file.
+        CorruptDatasetError: unreadable, damaged, too large, not RGB of 8 bits, several frames, or
+            rotated by EXIF.
+    """
+    with _opened(path, max_pixels) as image:
+        planes, orientation = _planes(image, lambda frame: _colour_plane(frame, path))
+    if orientation != 1:
+        raise CorruptDatasetError(
+            f"{path}: a label image with an EXIF orientation; store it upright, without the tag"
+        )
+    if len(planes) > 1:
+        raise CorruptDatasetError(f"{path}: {len(planes)} frames where one is expected")
+    return planes[0]
 
 
 def check_same_size(image: Tensor, labels: Tensor, image_where: str, labels_where: str) -> None:
@@ -121,6 +183,12 @@ def check_same_size(image: Tensor, labels: Tensor, image_where: str, labels_wher
 
 def _sides(shape: tuple[int, ...]) -> str:
     return "x".join(str(side) for side in shape)
+
+
+def _plain_stack(path: Path, frames: range | None, max_pixels: int) -> Array | None:
+    """Frames of a plain grey TIFF; None = Pillow is to read the file, or to say what is wrong."""
+    pages = plain_pages(path, max_pixels)
+    return None if pages is None else pages.read(frames)
 
 
 @contextmanager
@@ -142,7 +210,8 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
             f"{path}: not an image that can be read ({path.stat().st_size} bytes)"
         ) from error
     except Image.DecompressionBombError as error:
-        raise CorruptDatasetError(f"{path}: {error}; limit {max_pixels} pixels") from error
+        why = str(error).rstrip(".")
+        raise CorruptDatasetError(f"{path}: {why}; limit {max_pixels} pixels") from error
     except (
         OSError,
         SyntaxError,
@@ -180,14 +249,16 @@ def _check_pixels(pixels: int, path: Path, max_pixels: int) -> None:
         )
 
 
-def _planes(image: Image.Image, convert: Callable[[Image.Image], Array]) -> tuple[list[Array], int]:
-    """Every frame, converted, and the EXIF orientation of the first one."""
+def _planes(
+    image: Image.Image, convert: Callable[[Image.Image], Array], frames: range | None = None
+) -> tuple[list[Array], int]:
+    """Every wanted frame, converted, and the EXIF orientation of the first one."""
     planes: list[Array] = []
     orientation = 1
-    for index in range(int(getattr(image, "n_frames", 1))):
+    for index in range(int(getattr(image, "n_frames", 1))) if frames is None else frames:
         image.seek(index)
         planes.append(convert(image))
-        if index == 0:
+        if len(planes) == 1:
             # After the conversion: asking for EXIF decodes the frame and forgets its bit depth.
             orientation = int(image.getexif().get(EXIF_ORIENTATION, 1))
     return planes, orientation
@@ -238,17 +309,30 @@ def _rgb24_plane(frame: Image.Image, path: Path) -> Array:
     return ids
 
 
+def _colour_plane(frame: Image.Image, path: Path) -> Array:
+    """uint8 [H, W, 3] of an RGB frame."""
+    tile = getattr(frame, "tile", None)
+    raw_mode = str(tile[0][3]) if tile else ""
+    bits = 16 if "16" in raw_mode else 8  # Pillow would drop the lower half of 16 bits
+    if frame.mode != "RGB" or bits != 8:
+        raise CorruptDatasetError(
+            f"{path}: mode {frame.mode} with {bits} bits per band; expected RGB with 8 bits, one "
+            "number in each band: replace the file"
+        )
+    return np.array(frame)
+
+
 def _picture_plane(frame: Image.Image, path: Path, channels: int | None) -> Array:
-    """float32 [H, W, C] in [0, 1]."""
+    """float32 [H, W, C] in [0, 1], or uint8 [H, W, C] for `_unit`."""
     mode = frame.mode
     if mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
         plane = _scaled(_raw_plane(frame), path)[..., None]
     elif mode in ("1", "L", "LA", "La"):
-        plane = np.asarray(frame.convert("L"), dtype=np.float32)[..., None] / np.float32(255)
+        plane = np.asarray(_in_mode(frame, "L"))[..., None]
     elif mode in ("RGB", "RGBA", "RGBa", "RGBX", "CMYK", "P", "PA", "YCbCr", "LAB", "HSV"):
         wanted = "L" if channels == 1 else "RGB"
-        plane = np.asarray(frame.convert("RGB").convert(wanted), dtype=np.float32)
-        plane = plane.reshape(*plane.shape[:2], -1) / np.float32(255)
+        plane = np.asarray(_in_mode(_in_mode(frame, "RGB"), wanted))
+        plane = plane.reshape(*plane.shape[:2], -1)
     else:
         raise CorruptDatasetError(
             f"{path}: image mode {mode} is not supported; store grey, RGB, or 16 bit"
@@ -260,6 +344,19 @@ def _picture_plane(frame: Image.Image, path: Path, channels: int | None) -> Arra
             )
         plane = np.repeat(plane, channels, axis=-1)
     return plane
+
+
+def _in_mode(frame: Image.Image, mode: str) -> Image.Image:
+    return frame if frame.mode == mode else frame.convert(mode)
+
+
+def _unit(plane: Array) -> Array:
+    """Bytes as float32 in [0, 1]; floats as they are."""
+    if plane.dtype != np.uint8:
+        return plane
+    scaled = plane.astype(np.float32)
+    scaled /= np.float32(255)
+    return scaled
 
 
 def scale_to_unit(array: Array, where: str) -> Array:

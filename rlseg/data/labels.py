@@ -25,6 +25,11 @@ def compact(labels: Tensor) -> Tensor:
     if labels.numel() == 0:
         return labels
     largest = int(labels.max())
+    if largest <= DENSE_IDS and labels.device.type == "cpu":
+        array = labels.numpy()
+        found = np.bincount(array.ravel()) > 0  # several times as fast as torch on one thread
+        found[0] = False
+        return torch.from_numpy((found.cumsum() * found).take(array))
     if largest > DENSE_IDS:
         ids, index = torch.unique(labels, return_inverse=True)
         renumbered: Tensor = index if int(ids[0]) == 0 else index + 1

@@ -82,7 +82,7 @@ class Layout:
             if files or role not in self.optional:
                 found[role] = files
         records: list[Record] = []
-        for key in sorted({k for files in found.values() for k in files}, key=_natural):
+        for key in sorted({k for files in found.values() for k in files}, key=natural):
             have = {role: files[key] for role, files in found.items() if key in files}
             lacking = [role for role in found if role not in have]
             if lacking:
@@ -152,7 +152,7 @@ class Layout:
         return PLACEHOLDER.sub(lambda match: values[match[1]], pattern)
 
 
-def _natural(key: tuple[str, ...]) -> list[list[tuple[int, int, str]]]:
+def natural(key: tuple[str, ...]) -> list[list[tuple[int, int, str]]]:
     """Sort key that puts 2 before 10."""
     return [
         [

@@ -2,94 +2,177 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from rlseg.data.base import InstanceDataset
-from rlseg.data.samples import InstanceSample
+from rlseg.data.budget import SHARED, Budget, Keeper
+from rlseg.data.damage import MapStyle
+from rlseg.data.labels import compact
+from rlseg.data.samples import InstanceSample, SemanticSample
+from rlseg.errors import ShapeError
 
-DEFAULT_BYTES = 1 << 32
+Sample = TypeVar("Sample", bound=InstanceSample | SemanticSample)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Packed:
+class PackedSample(Generic[Sample]):
+    """A sample in narrow types, and windows of it."""
+
     image: Tensor
+    """uint8, uint16 or float32 [C, *S]."""
     scale: int
     """What the stored integers are divided by; 0 = stored as float32."""
     labels: Tensor
+    """uint8, int32 or int64 [*S]: instances, or classes of a semantic sample."""
     valid: Tensor | None
+    """bool [*S]; None where all is known, and for semantic samples."""
     name: str
+    semantic: bool
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all tensors."""
         valid = 0 if self.valid is None else self.valid.nbytes
         return int(self.image.nbytes + self.labels.nbytes + valid)
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Sides of image and labels."""
+        return tuple(self.labels.shape)
+
+    def whole(self) -> Sample:
+        """The sample, as a fresh copy."""
+        image = self.image.float().div_(self.scale) if self.scale else self.image.clone()
+        labels = self.labels.to(torch.int64, copy=True)
+        if self.semantic:
+            return cast("Sample", SemanticSample(image=image, classes=labels, name=self.name))
+        valid = torch.ones_like(labels, dtype=torch.bool) if self.valid is None else self.valid
+        return cast(
+            "Sample",
+            InstanceSample(image=image, labels=labels, valid=valid.clone(), name=self.name),
+        )
+
+    def window(self, start: Sequence[int], size: Sequence[int]) -> Sample:
+        """A window of the sample as a fresh copy, at the cost of the window.
+
+        Args:
+            start: first row and column (slice, row and column of volumes).
+            size: sides of the window.
+
+        Returns:
+            A sample; instances are renumbered 1..N.
+
+        Raises:
+            ShapeError: the window goes beyond the sample.
+        """
+        if not len(start) == len(size) == len(self.sides) or any(
+            a < 0 or n < 1 or a + n > side
+            for a, n, side in zip(start, size, self.sides, strict=True)
+        ):
+            raise ShapeError(
+                f"{self.name} is {list(self.sides)}; a window of {list(size)} from {list(start)} "
+                "on is not inside: lower the crop"
+            )
+        place = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
+        part = replace(
+            self,
+            image=self.image[(slice(None), *place)],
+            labels=self.labels[place],
+            valid=None if self.valid is None else self.valid[place],
+        ).whole()
+        # The copies have the strides of the whole picture's axes, not of the window.
+        part = replace(part, image=part.image.contiguous())
+        if isinstance(part, SemanticSample):
+            return cast("Sample", replace(part, classes=part.classes.contiguous()))
+        labels = compact(part.labels).contiguous()
+        return cast("Sample", replace(part, labels=labels, valid=part.valid.contiguous()))
 
 
 def _pack_image(image: Tensor) -> tuple[Tensor, int]:
     for scale, dtype in ((255, torch.uint8), (65535, torch.uint16)):
-        whole = (image * scale).round()
-        if torch.equal(whole / scale, image):
-            return whole.to(torch.int32).to(dtype), scale
+        whole = (image * scale).round_()
+        narrow = whole.to(dtype) if dtype == torch.uint8 else whole.to(torch.int32).to(dtype)
+        if torch.equal(whole.div_(scale), image):
+            return narrow, scale
     return image.clone(), 0
 
 
-def _pack(sample: InstanceSample) -> _Packed:
+def pack(sample: Sample) -> PackedSample[Sample]:
+    """The sample in the narrowest types that hold it exactly."""
     image, scale = _pack_image(sample.image)
-    largest = int(sample.labels.max()) if sample.labels.numel() else 0
+    semantic = isinstance(sample, SemanticSample)
+    labels = sample.classes if isinstance(sample, SemanticSample) else sample.labels
+    valid = None if isinstance(sample, SemanticSample) else sample.valid
+    largest = int(labels.max()) if labels.numel() else 0
     dtype = torch.uint8 if largest < 1 << 8 else torch.int32 if largest < 1 << 31 else torch.int64
-    return _Packed(
+    return PackedSample(
         image=image,
         scale=scale,
-        labels=sample.labels.to(dtype, copy=True),
-        valid=None if bool(sample.valid.all()) else sample.valid.clone(),
+        labels=labels.to(dtype, copy=True),
+        valid=None if valid is None or bool(valid.all()) else valid.clone(),
         name=sample.name,
+        semantic=semantic,
     )
 
 
-def _unpack(packed: _Packed) -> InstanceSample:
-    image = packed.image.float() / packed.scale if packed.scale else packed.image.clone()
-    labels = packed.labels.to(torch.int64, copy=True)
-    valid = packed.valid
-    return InstanceSample(
-        image=image,
-        labels=labels,
-        valid=torch.ones_like(labels, dtype=torch.bool) if valid is None else valid.clone(),
-        name=packed.name,
-    )
+class InMemory(Generic[Sample]):
+    """A dataset whose samples are decoded once.
 
+    What comes back is a fresh copy with exactly the numbers of the wrapped dataset. When the
+    budget is used up, further samples are decoded each time.
 
-class InMemory:
-    """An instance dataset whose samples are decoded once.
-
-    What comes back is a fresh copy with exactly the numbers of the wrapped dataset. When
-    `max_bytes` are used up, further samples are decoded each time.
+    Args:
+        dataset: map-style. What another `InMemory` keeps is shared with it, not kept twice.
+        max_bytes: a budget for this data set alone; None = the one that all data sets of the
+            process share, see `rlseg.data.budget`.
     """
 
-    def __init__(self, dataset: InstanceDataset, max_bytes: int = DEFAULT_BYTES) -> None:
-        self.dataset = dataset
-        self._free = max_bytes
-        self._kept: dict[int, _Packed] = {}
-        self._lock = threading.Lock()
+    def __init__(self, dataset: MapStyle[Sample], max_bytes: int | None = None) -> None:
+        if isinstance(dataset, InMemory) and max_bytes is None:
+            self.dataset: MapStyle[Sample] = dataset.dataset
+            self._keeper: Keeper[PackedSample[Sample]] = dataset._keeper
+        else:
+            self.dataset = dataset
+            self._keeper = Keeper(SHARED if max_bytes is None else Budget(max_bytes))
+        self._kept = self._keeper.items
 
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> InstanceSample:
+    def __getitem__(self, index: int) -> Sample:
         """Sample `index` in 0..len-1; IndexError beyond."""
         kept = self._kept.get(index)
-        if kept is not None:
-            return _unpack(kept)
+        return self._read(index)[0] if kept is None else kept.whole()
+
+    def packed(self, index: int) -> PackedSample[Sample]:
+        """Sample `index` as it is kept, to cut windows out of it; IndexError beyond."""
+        kept = self._kept.get(index)
+        return self._read(index)[1] if kept is None else kept
+
+    def _read(self, index: int) -> tuple[Sample, PackedSample[Sample]]:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         sample = self.dataset[index]
-        packed = _pack(sample)
-        with self._lock:
-            if index not in self._kept and packed.nbytes <= self._free:
-                self._kept[index] = packed
-                self._free -= packed.nbytes
-        return sample
+        packed = pack(sample)
+        self._keeper.offer(index, packed)
+        return sample, packed
+
+
+class Packed(Generic[Sample]):
+    """The samples of an `InMemory` as they are kept, for transforms that need a window of them."""
+
+    def __init__(self, dataset: InMemory[Sample]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> PackedSample[Sample]:
+        """Sample `index` as it is kept."""
+        return self.dataset.packed(index)

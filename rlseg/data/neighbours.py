@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from rlseg.data.store import Store
 from rlseg.errors import ConfigError, ShapeError
 from rlseg.shapes import check_labels
 
+VERSION = 1
+"""Of what `neighbour_pairs` returns; a change of it makes kept lists void."""
 
-def neighbour_pairs(labels: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+
+def neighbour_pairs(
+    labels: Tensor, radius: float, store: Store | None = None
+) -> tuple[Tensor, Tensor]:
     """All ordered pairs of instances nearer than `radius`, with their distances.
 
     The distance of two instances is the smallest Euclidean distance between pixel centres, so
@@ -23,6 +32,7 @@ def neighbour_pairs(labels: Tensor, radius: float) -> tuple[Tensor, Tensor]:
     Args:
         labels: integer [*S], 0 = background, ids 1..N (gaps allowed), two or three axes.
         radius: pixels, positive; a distance equal to it does not count.
+        store: where the list is kept, by labels and radius; None = it is made each time.
 
     Returns:
         pairs int64 [P, 2], sorted, each neighbourhood in both directions; distance float64 [P].
@@ -37,9 +47,18 @@ def neighbour_pairs(labels: Tensor, radius: float) -> tuple[Tensor, Tensor]:
     if not (radius > 0 and math.isfinite(radius)):
         raise ConfigError(f"radius must be positive and finite, got {radius}")
     ids = labels.cpu().numpy().astype(np.int64)
+    if store is None:
+        found: Mapping[str, NDArray[Any]] = _pairs(ids, radius)
+    else:
+        key = {"labels": ids, "radius": float(radius), "version": VERSION}
+        found = store.get_or_make("neighbours", key, lambda: _pairs(ids, radius))
+    return torch.from_numpy(found["pairs"]), torch.from_numpy(found["distance"])
+
+
+def _pairs(ids: NDArray[np.int64], radius: float) -> dict[str, NDArray[Any]]:
     margin = math.ceil(radius)
-    pairs: list[np.ndarray[tuple[int, int], np.dtype[np.int64]]] = []
-    distances: list[np.ndarray[tuple[int], np.dtype[np.float64]]] = []
+    pairs: list[NDArray[np.int64]] = [np.zeros((0, 2), dtype=np.int64)]
+    distances: list[NDArray[np.float64]] = [np.zeros(0)]
     for instance, box in enumerate(ndimage.find_objects(ids) if ids.size else [], start=1):
         if box is None:
             continue
@@ -55,22 +74,21 @@ def neighbour_pairs(labels: Tensor, radius: float) -> tuple[Tensor, Tensor]:
         found = others[near]
         pairs.append(np.stack((np.full_like(found, instance), found), axis=1))
         distances.append(nearest[near])
-    if not pairs:
-        return torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
-    return torch.from_numpy(np.concatenate(pairs)), torch.from_numpy(np.concatenate(distances))
+    return {"pairs": np.concatenate(pairs), "distance": np.concatenate(distances)}
 
 
-def neighbour_counts(labels: Tensor, radius: float) -> Tensor:
+def neighbour_counts(labels: Tensor, radius: float, store: Store | None = None) -> Tensor:
     """Number of other instances nearer than `radius`, per instance.
 
     Args:
         labels: integer [*S], 0 = background, ids 1..N.
         radius: pixels, positive.
+        store: as in `neighbour_pairs`.
 
     Returns:
         int64 [N], N = the largest id; 0 for an id that does not occur.
     """
-    pairs, _ = neighbour_pairs(labels, radius)
+    pairs, _ = neighbour_pairs(labels, radius, store)
     count = int(labels.max()) if labels.numel() else 0
     return torch.bincount(pairs[:, 0], minlength=count + 1)[1:]
 

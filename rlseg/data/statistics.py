@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlseg.data.base import InstanceDataset
 from rlseg.data.neighbours import neighbour_pairs, suggest_bits
+from rlseg.data.store import Store
 from rlseg.errors import ConfigError
 
 SMALL_RADIUS_SHARE = 0.43  # of the side of the median instance; 12 px on Cre-256 at 224 px
@@ -20,7 +21,7 @@ SMALLEST_RADIUS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class NeighbourStatistics:
-    """Numbers of other instances nearer than a radius."""
+    """The graph of instances that are nearer to each other than a radius."""
 
     radius: float
     mean: float | None
@@ -29,6 +30,10 @@ class NeighbourStatistics:
     """N_b of the rule for T."""
     bits: int
     """Smallest T by the rule."""
+    pairs: int
+    """Neighbourhoods, each counted once: the edges of the graph."""
+    histogram: tuple[int, ...]
+    """Entry k: number of instances with k neighbours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +50,15 @@ class SplitStatistics:
     """Per sample."""
     instances_minimum: int
     instances_maximum: int
+    empty: int
+    """Samples without an instance."""
     area_minimum: int | None
     """Pixels (or voxels) of an instance."""
     area_median: float | None
     area_mean: float | None
     area_maximum: int | None
+    area_octaves: tuple[int, ...]
+    """Entry k: number of instances of 2^k to 2^(k+1) - 1 pixels."""
     foreground: float | None
     """Share of instance pixels among known pixels of the split."""
     unknown: float
@@ -76,6 +85,7 @@ def split_statistics(
     dataset: InstanceDataset,
     radii: Sequence[float] = (),
     advance: Callable[[int], None] | None = None,
+    store: Store | None = None,
 ) -> SplitStatistics:
     """All numbers of one split, each sample read once (twice where radii are suggested).
 
@@ -84,14 +94,12 @@ def split_statistics(
         radii: for the neighbours, in pixels; empty = the two suggested ones.
         advance: called with the number of samples read, of twice as many as there are where radii
             are suggested, for a progress display.
+        store: where lists of neighbours are kept.
 
     Raises:
         ConfigError: a radius that is not positive, or an empty dataset.
     """
-    if len(dataset) == 0:
-        raise ConfigError("statistics need at least one sample, the split is empty")
-    if any(not (radius > 0 and math.isfinite(radius)) for radius in radii):
-        raise ConfigError(f"radii must be positive and finite, got {list(radii)}")
+    _check(dataset, radii)
     sides, areas, found = [], [], {}
     pixels = known = 0
     reach = max(radii, default=0.0)
@@ -102,7 +110,7 @@ def split_statistics(
         pixels += sample.labels.numel()
         known += int(sample.valid.sum())
         if reach:
-            found[index] = neighbour_pairs(sample.labels, reach)
+            found[index] = neighbour_pairs(sample.labels, reach, store)
         if advance is not None:
             advance(index + 1)
     area = torch.cat(areas).double()
@@ -112,7 +120,7 @@ def split_statistics(
     if not reach:
         radii = suggest_radii(median, len(sides[0]))
         for index in range(len(dataset)):
-            found[index] = neighbour_pairs(dataset[index].labels, max(radii))
+            found[index] = neighbour_pairs(dataset[index].labels, max(radii), store)
             if advance is not None:
                 advance(len(dataset) + index + 1)
     return SplitStatistics(
@@ -123,14 +131,23 @@ def split_statistics(
         instances_mean=float(counts.double().mean()),
         instances_minimum=int(counts.min()),
         instances_maximum=int(counts.max()),
+        empty=int((counts == 0).sum()),
         area_minimum=int(area.min()) if len(area) else None,
         area_median=median,
         area_mean=float(area.mean()) if len(area) else None,
         area_maximum=int(area.max()) if len(area) else None,
+        area_octaves=tuple(torch.bincount(torch.frexp(area).exponent.long() - 1).tolist()),
         foreground=float(area.sum()) / known if known else None,
         unknown=1 - known / pixels,
         neighbours=tuple(_neighbours(list(found.values()), areas, r) for r in radii),
     )
+
+
+def _check(dataset: InstanceDataset, radii: Sequence[float]) -> None:
+    if len(dataset) == 0:
+        raise ConfigError("statistics need at least one sample, the split is empty")
+    if any(not (radius > 0 and math.isfinite(radius)) for radius in radii):
+        raise ConfigError(f"radii must be positive and finite, got {list(radii)}")
 
 
 def _neighbours(
@@ -138,14 +155,18 @@ def _neighbours(
 ) -> NeighbourStatistics:
     counts = torch.cat(
         [
-            torch.bincount(pairs[distance < radius][:, 0], minlength=len(area) + 1)[1:]
+            torch.bincount(pairs[distance < radius][:, 0], minlength=len(area) + 1)[1:][: len(area)]
             for (pairs, distance), area in zip(found, areas, strict=True)
         ]
     )
+    # Ids without a pixel that counts have no area and are no instance of the statistics.
+    counts = counts[torch.cat(list(areas)) > 0]
     maximum = int(counts.max()) if len(counts) else 0
     return NeighbourStatistics(
         radius=radius,
         mean=float(counts.double().mean()) if len(counts) else None,
         maximum=maximum,
         bits=suggest_bits(maximum),
+        pairs=sum(int((distance < radius).sum()) for _, distance in found) // 2,
+        histogram=tuple(torch.bincount(counts).tolist()),
     )

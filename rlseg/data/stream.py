@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
+from rlseg.data.damage import MapStyle, OnBadSample, bad_sample
 from rlseg.data.seeds import named_generator
-from rlseg.errors import CheckpointError, ConfigError, DatasetNotFoundError
+from rlseg.errors import CheckpointError, ConfigError, CorruptDatasetError, DatasetNotFoundError
 
+Raw = TypeVar("Raw")
 Sample = TypeVar("Sample")
-SampleOut = TypeVar("SampleOut", covariant=True)
 Batch = TypeVar("Batch")
 
 
-class _MapStyle(Protocol[SampleOut]):
-    def __len__(self) -> int: ...
+class _Made(NamedTuple, Generic[Sample]):
+    """A transformed sample, and the damaged ones that it stands for."""
 
-    def __getitem__(self, index: int) -> SampleOut: ...
+    sample: Sample
+    damaged: tuple[int, ...]
 
 
 class EpochStream(Generic[Sample, Batch]):
@@ -36,20 +38,25 @@ class EpochStream(Generic[Sample, Batch]):
     dropped, and a sample may occur in it more than once, each time augmented anew.
 
     The state is the epoch and the position in it of the next batch, whatever was prepared ahead.
+
+    A sample that cannot be decoded is an error, or is skipped: the next one by number that can be
+    takes its place, with the numbers that augmentation would have drawn for it. At most
+    `damage.MAX_BAD_SHARE` of the data set may be skipped; `scalars` tells how many were.
     """
 
     def __init__(
         self,
-        dataset: _MapStyle[Sample],
+        dataset: MapStyle[Raw],
         *,
         batch_size: int,
-        transform: Callable[[Sample, torch.Generator], Sample],
+        transform: Callable[[Raw, torch.Generator], Sample],
         collate: Callable[[Sequence[Sample]], Batch],
         seed: int,
         rank: int = 0,
         world_size: int = 1,
         name: str = "stream",
         prefetch: int = 0,
+        on_bad_sample: OnBadSample = "fail",
     ) -> None:
         """Starts at epoch 0.
 
@@ -63,6 +70,7 @@ class EpochStream(Generic[Sample, Batch]):
             world_size: number of processes.
             name: streams of one seed with different names draw differently.
             prefetch: batches prepared ahead in threads; 0 = when asked for. Same batches.
+            on_bad_sample: what happens at a sample that cannot be decoded.
 
         Raises:
             ConfigError: a size out of range.
@@ -75,39 +83,56 @@ class EpochStream(Generic[Sample, Batch]):
             )
         if len(dataset) == 0:
             raise DatasetNotFoundError(f"stream {name!r}: the data set has no samples")
-        self._dataset, self._transform, self._collate = dataset, transform, collate
+        self._dataset: MapStyle[Any] = dataset
+        self._transform: Callable[[Any, torch.Generator], Sample] = transform
+        self._collate = collate
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._seed, self._name = seed, name
         self._epoch, self._position = 0, 0
         self._orders: dict[int, list[int]] = {}
         self._prefetch = prefetch
         self._pool: ThreadPoolExecutor | None = None
-        self._ahead: deque[tuple[tuple[int, int], list[Future[Sample]]]] = deque()
+        self._ahead: deque[tuple[tuple[int, int], list[Future[_Made[Sample]]]]] = deque()
+        self._on_bad_sample: OnBadSample = on_bad_sample
+        self._damaged: set[int] = set()
 
     def __iter__(self) -> EpochStream[Sample, Batch]:
         """The stream itself."""
         return self
 
     def __next__(self) -> Batch:
-        """The next batch of this rank."""
+        """The next batch of this rank.
+
+        Raises:
+            CorruptDatasetError: a sample cannot be decoded and must not be skipped, or too many.
+        """
         if self._prefetch:
             return self._next_prefetched()
         places, after = self._plan(self._epoch, self._position)
-        batch = self._collate([self._make(*place) for place in places])
+        batch = self._batch([self._make(*place) for place in places])
         self._epoch, self._position = after
         return batch
 
-    def state_dict(self) -> dict[str, int]:
-        """Epoch and position of the next batch."""
-        return {"epoch": self._epoch, "position": self._position}
+    def scalars(self) -> dict[str, float]:
+        """What there is to log: with "skip", the samples that this rank skipped so far."""
+        if self._on_bad_sample == "fail":
+            return {}
+        return {"data/skipped": float(len(self._damaged))}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch and position of the next batch; with "skip" also the samples skipped so far."""
+        state: dict[str, Any] = {"epoch": self._epoch, "position": self._position}
+        if self._on_bad_sample == "skip":
+            state["damaged"] = sorted(self._damaged)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes to a position; the next batch is the one that would have followed.
 
         Raises:
             CheckpointError: other keys, or a position outside the data.
         """
-        if set(state) != {"epoch", "position"}:
+        if set(state) - {"damaged"} != {"epoch", "position"}:
             raise CheckpointError(
                 f"state of stream {self._name!r} has keys {sorted(state)}, "
                 "expected epoch and position"
@@ -120,6 +145,7 @@ class EpochStream(Generic[Sample, Batch]):
             )
         self._cancel_ahead()
         self._epoch, self._position = epoch, position
+        self._damaged = {int(index) for index in state.get("damaged", ())}
 
     def close(self) -> None:
         """Ends the threads; the stream can be used again afterwards."""
@@ -137,9 +163,14 @@ class EpochStream(Generic[Sample, Batch]):
             futures = [self._pool.submit(self._make, *place) for place in places]
             self._ahead.append((start, futures))
         after, futures = self._ahead.popleft()
-        batch = self._collate([future.result() for future in futures])
+        batch = self._batch([future.result() for future in futures])
         self._epoch, self._position = after
         return batch
+
+    def _batch(self, made: Sequence[_Made[Sample]]) -> Batch:
+        """The batch; counts what was skipped now that it is used, not when it was prepared."""
+        self._damaged |= {index for one in made for index in one.damaged}
+        return self._collate([one.sample for one in made])
 
     def _cancel_ahead(self) -> None:
         for _, futures in self._ahead:
@@ -168,9 +199,20 @@ class EpochStream(Generic[Sample, Batch]):
                 del self._orders[old]
         return self._orders[epoch]
 
-    def _make(self, epoch: int, index: int) -> Sample:
+    def _make(self, epoch: int, index: int) -> _Made[Sample]:
         generator = named_generator(self._seed, self._name, "augment", epoch, index)
-        return self._transform(self._dataset[index], generator)
+        damaged: list[int] = []
+        count = len(self._dataset)
+        while True:
+            number = (index + len(damaged)) % count
+            try:
+                sample = self._dataset[number]
+                break
+            except CorruptDatasetError as error:
+                damaged.append(number)
+                met = self._damaged | set(damaged)
+                bad_sample(error, met, count, self._on_bad_sample, known=number in self._damaged)
+        return _Made(self._transform(sample, generator), tuple(damaged))
 
 
 class CountStream:

@@ -1,159 +1,78 @@
-"""Joint random changes of image and labels, drawn from a generator; crops and resizing."""
+"""Joint random changes of image and labels, drawn from a generator; crops and resizing.
+
+The changes are written here and not taken from torchvision.transforms.v2, which draws from torch's
+global state: numbers would hang on the order of samples and on the number of threads. One sampling
+of image, labels and valid by common coordinates also does what would be three there.
+"""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rlseg.data import warps
+from rlseg.data import clahe, warps
+from rlseg.data.augmentation import (
+    CUBES_3D,
+    GRAY_2D,
+    KITTI_2D,
+    PRESETS,
+    PROBABILITIES,
+    RGB_2D,
+    Augmentation,
+    PresetName,
+    named,
+)
 from rlseg.data.labels import compact
+from rlseg.data.memory import PackedSample
 from rlseg.data.samples import InstanceSample
 from rlseg.data.warps import uniform
-from rlseg.errors import ConfigError, ShapeError
+from rlseg.errors import ShapeError
 
-PROBABILITIES = (
-    "flip_horizontal",
-    "flip_vertical",
-    "flip_depth",
-    "rotate_90",
-    "transpose",
-    "warp",
-    "shift_scale_rotate",
-    "brightness",
-    "contrast",
-    "noise",
-    "blur",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """Random changes of training samples; everything is off by default.
-
-    In the order of application: flips, quarter turns, transpose; shift-scale-rotate and one warp
-    (image, labels and valid sampled once, together with the crop); brightness, contrast, noise,
-    blur of the image, which is clamped to [0, 1] in the end. Warps and shift-scale-rotate are for
-    two space axes.
-    """
-
-    flip_horizontal: float = 0.0
-    """Probability of mirroring left and right."""
-    flip_vertical: float = 0.0
-    """Probability of mirroring top and bottom."""
-    flip_depth: float = 0.0
-    """Probability of reversing the slices of a volume."""
-    rotate_90: float = 0.0
-    """Probability of a turn by 0, 90, 180 or 270 degrees; in volumes one in each of the three
-    planes. Where sides differ and no smaller crop follows, only by 0 or 180 degrees."""
-    transpose: float = 0.0
-    """Probability of exchanging rows and columns, where that keeps the size."""
-    warp: float = 0.0
-    """Probability of one of `warps`, chosen evenly."""
-    warps: tuple[Literal["elastic", "grid", "optical"], ...] = ("elastic", "grid", "optical")
-    """Kinds of warp to choose from."""
-    elastic_alpha: float = 1.0
-    """Largest displacement before smoothing, in pixels."""
-    elastic_sigma: float = 5.0
-    """Smoothing of the displacements, in pixels."""
-    elastic_affine: float = 5.0
-    """Displacement of the three points of the affine part of the elastic warp, in pixels."""
-    grid_limit: float = 0.3
-    """Grid distortion: cell widths vary by this share."""
-    optical_limit: float = 0.2
-    """Optical distortion: strength from -limit to limit."""
-    shift_scale_rotate: float = 0.0
-    """Probability of moving, scaling and turning."""
-    shift: float = 0.3
-    """Largest shift as a share of the side."""
-    scale: tuple[float, float] = (0.8, 1.2)
-    """Smallest and largest scale."""
-    rotate: float = 180.0
-    """Largest turn to either side, in degrees."""
-    brightness: float = 0.0
-    """Probability of adding a number to the image."""
-    brightness_limit: float = 0.1
-    """Largest number added or taken away, for images in [0, 1]."""
-    contrast: float = 0.0
-    """Probability of multiplying the image by a number."""
-    contrast_limit: float = 0.1
-    """The factor is from 1 - limit to 1 + limit."""
-    noise: float = 0.0
-    """Probability of Gaussian noise."""
-    noise_deviation: tuple[float, float] = (0.0124, 0.0277)
-    """Smallest and largest deviation of the noise, for images in [0, 1]; the default is variance 10
-    to 50 at 8 bits, the customary setting of the library the authors used."""
-    blur: float = 0.0
-    """Probability of a box blur."""
-    blur_size: int = 3
-    """Side of the box, odd; the authors' limit of 4 leaves only 3."""
-    interpolation: Literal["nearest", "linear"] = "nearest"
-    """How warped and scaled images are sampled; labels are always nearest. The authors' code:
-    nearest."""
-    border: Literal["background", "unknown"] = "background"
-    """What is pulled in from outside the image: black background that counts (the authors' code),
-    or pixels that are not valid."""
-
-    def __post_init__(self) -> None:
-        for name in PROBABILITIES:
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name} is a probability in 0..1, got {getattr(self, name)}")
-        for item in fields(self):
-            if item.name.endswith("_limit") and not 0.0 <= getattr(self, item.name) < 1.0:
-                raise ConfigError(f"{item.name} must be in [0, 1), got {getattr(self, item.name)}")
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ConfigError(f"scale needs 0 < smallest <= largest, got {list(self.scale)}")
-        if not 0 <= self.noise_deviation[0] <= self.noise_deviation[1]:
-            raise ConfigError(
-                f"noise_deviation needs 0 <= low <= high, got {list(self.noise_deviation)}"
-            )
-        if self.blur_size < 1 or self.blur_size % 2 == 0:
-            raise ConfigError(f"blur_size must be odd and positive, got {self.blur_size}")
-        if self.warp > 0 and not self.warps:
-            raise ConfigError("warp is above 0 but warps names no kind; give at least one")
-        for name in ("elastic_alpha", "elastic_affine", "shift", "rotate"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.elastic_sigma <= 0:
-            raise ConfigError(f"elastic_sigma must be positive, got {self.elastic_sigma}")
-
-
-GRAY_2D = Augmentation(
-    flip_horizontal=0.5,
-    flip_vertical=0.5,
-    rotate_90=0.5,
-    transpose=0.5,
-    warp=0.6,
-    shift_scale_rotate=0.5,
-    brightness=0.7,
-    contrast=0.5,
-    noise=0.5,
-    blur=0.3,
-)
-"""What the ColorRL authors' code does to grey microscopy images (CREMI)."""
-
-CUBES_3D = Augmentation(flip_horizontal=0.5, flip_vertical=0.5, flip_depth=0.5, rotate_90=1.0)
-"""What the ColorRL authors' code does to volumes: flips and quarter turns, nothing else."""
+__all__ = [
+    "CUBES_3D",
+    "GRAY_2D",
+    "KITTI_2D",
+    "PRESETS",
+    "PROBABILITIES",
+    "RGB_2D",
+    "Augmentation",
+    "PresetName",
+    "TrainingTransform",
+    "augment",
+    "named",
+    "random_crop",
+    "resize",
+    "resize_nearest",
+]
 
 
 class TrainingTransform:
-    """Augmentation and random crop, in the form that `EpochStream` takes."""
+    """Augmentation, or a preset by its name, and random crop, in the form `EpochStream` takes.
 
-    def __init__(self, augmentation: Augmentation, crop: tuple[int, ...] | None = None) -> None:
-        self.augmentation = augmentation
+    With packed samples, `EpochStream(Packed(kept), transform=...)`, flips and crops handle bytes,
+    and only the crop is unpacked; the numbers are the same.
+    """
+
+    def __init__(
+        self, augmentation: Augmentation | PresetName, crop: tuple[int, ...] | None = None
+    ) -> None:
+        self.augmentation = named(augmentation)
         self.crop = crop
 
-    def __call__(self, sample: InstanceSample, generator: torch.Generator) -> InstanceSample:
+    def __call__(
+        self, sample: InstanceSample | PackedSample[InstanceSample], generator: torch.Generator
+    ) -> InstanceSample:
         """The changed sample."""
         return augment(sample, self.augmentation, generator, crop=self.crop)
 
 
 def augment(
-    sample: InstanceSample,
+    sample: InstanceSample | PackedSample[InstanceSample],
     config: Augmentation,
     generator: torch.Generator,
     *,
@@ -162,7 +81,7 @@ def augment(
     """The sample after random changes and a random crop.
 
     Args:
-        sample: image [C, *S], labels and valid [*S], two or three axes in S.
+        sample: image [C, *S], labels and valid [*S], two or three axes in S; packed or not.
         config: what is changed, and how often.
         generator: of all numbers.
         crop: sides of the result, at most those of the sample; None keeps the sides.
@@ -174,6 +93,9 @@ def augment(
     Raises:
         ShapeError: the crop has another number of axes or is larger than the sample.
     """
+    scale = 1
+    if isinstance(sample, PackedSample):
+        sample, scale = _narrow(sample)
     sides = tuple(sample.labels.shape)
     crop = _checked_crop(sample, crop)
     free = crop is not None and max(crop) <= min(sides)
@@ -191,9 +113,10 @@ def augment(
         )
     if coordinates is None:
         window = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
-        image = sample.image[(slice(None), *window)]
+        image = _wide(sample.image[(slice(None), *window)], scale)
         labels, valid = sample.labels[window], sample.valid[window]
     else:
+        sample = replace(sample, image=_wide(sample.image, scale), labels=sample.labels.long())
         image, labels, valid = _sample(sample, coordinates, config)
     return replace(
         sample,
@@ -201,6 +124,23 @@ def augment(
         labels=compact(labels).contiguous(),
         valid=valid.contiguous(),
     )
+
+
+def _narrow(packed: PackedSample[InstanceSample]) -> tuple[InstanceSample, int]:
+    """The sample with the integers that are kept, and what its image is to be divided by."""
+    if packed.image.dtype != torch.uint8:  # torch does little with 16 bits, and floats stay
+        return packed.whole(), 1
+    valid = packed.valid
+    return InstanceSample(
+        image=packed.image,
+        labels=packed.labels,
+        valid=torch.ones(packed.sides, dtype=torch.bool) if valid is None else valid.clone(),
+        name=packed.name,
+    ), packed.scale
+
+
+def _wide(image: Tensor, scale: int) -> Tensor:
+    return image if image.is_floating_point() else image.float().div_(scale)
 
 
 def random_crop(
@@ -374,6 +314,9 @@ def _sample(
 
 def _change_intensity(image: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:
     """Float32 [C, *S] in [0, 1]."""
+    # Nothing is drawn while this is off, so that the numbers of older settings stay as they were.
+    if config.clahe and image.ndim == 3 and _happens(config.clahe, generator):
+        image = clahe.equalise(image, uniform(generator, *config.clahe_clip))
     if _happens(config.brightness, generator):
         image = image + uniform(generator, -config.brightness_limit, config.brightness_limit)
     if _happens(config.contrast, generator):

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
-from rlseg.data.base import InstanceDataset
-from rlseg.data.samples import InstanceBatch, InstanceSample, collate_instances
+from rlseg.data.base import InstanceDataset, SemanticDataset
+from rlseg.data.damage import MapStyle, OnBadSample, readable
+from rlseg.data.samples import (
+    InstanceBatch,
+    InstanceSample,
+    SemanticBatch,
+    SemanticSample,
+    collate_instances,
+    collate_semantic,
+)
 from rlseg.data.transforms import resize
 from rlseg.errors import ConfigError, ShapeError
+
+Sample = TypeVar("Sample", bound=InstanceSample | SemanticSample)
 
 
 class WholeImages:
@@ -21,23 +32,49 @@ class WholeImages:
     """
 
     def __init__(self, dataset: InstanceDataset, batch_size: int) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         self.dataset = dataset
-        self.batch_size = batch_size
+        self.batch_size = _checked_size(batch_size)
 
     def __iter__(self) -> Iterator[InstanceBatch]:
         """The batches, from the first sample on."""
-        waiting: list[InstanceSample] = []
-        for index in range(len(self.dataset)):
-            sample = self.dataset[index]
-            full = len(waiting) == self.batch_size
-            if waiting and (full or sample.image.shape != waiting[0].image.shape):
-                yield collate_instances(waiting)
-                waiting = []
-            waiting.append(sample)
-        if waiting:
-            yield collate_instances(waiting)
+        return map(collate_instances, _equal_sized(self.dataset, self.batch_size))
+
+
+class WholeSemanticImages:
+    """`WholeImages` for semantic samples.
+
+    Args:
+        dataset: map-style; an empty one gives no batch.
+        batch_size: most samples per batch, at least 1.
+    """
+
+    def __init__(self, dataset: SemanticDataset, batch_size: int) -> None:
+        self.dataset = dataset
+        self.batch_size = _checked_size(batch_size)
+
+    def __iter__(self) -> Iterator[SemanticBatch]:
+        """The batches, from the first sample on."""
+        return map(collate_semantic, _equal_sized(self.dataset, self.batch_size))
+
+
+def _checked_size(batch_size: int) -> int:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    return batch_size
+
+
+def _equal_sized(dataset: MapStyle[Sample], most: int) -> Iterator[list[Sample]]:
+    """Runs of neighbours of equal image size, at most `most` each."""
+    waiting: list[Sample] = []
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        full = len(waiting) == most
+        if waiting and (full or sample.image.shape != waiting[0].image.shape):
+            yield waiting
+            waiting = []
+        waiting.append(sample)
+    if waiting:
+        yield waiting
 
 
 class Scaled:
@@ -72,7 +109,12 @@ def smallest_sides(dataset: InstanceDataset) -> tuple[int, ...]:
 
 
 def check_crop(
-    dataset: InstanceDataset, crop: int, scale_hint: str = "", *, multiple: int = 1
+    dataset: InstanceDataset,
+    crop: int,
+    scale_hint: str = "",
+    *,
+    multiple: int = 1,
+    on_bad_sample: OnBadSample = "fail",
 ) -> None:
     """Nothing, if square crops of side `crop` fit into every sample; each is read once.
 
@@ -81,13 +123,14 @@ def check_crop(
         crop: side in pixels, along every axis.
         scale_hint: what else would help, for the message: "raise --set scale=...".
         multiple: what a crop's side must be a multiple of.
+        on_bad_sample: "skip" passes over samples that cannot be decoded.
 
     Raises:
+        CorruptDatasetError: a sample cannot be decoded and must not be skipped, or too many.
         ShapeError: names the smallest sample, its size, the crop, and the largest crop that fits.
     """
     least, name, sides, small = crop, "", [], 0
-    for index in range(len(dataset)):
-        sample = dataset[index]
+    for sample in readable(dataset, on_bad_sample):
         side = min(sample.labels.shape)
         small += side < crop
         if side < least:

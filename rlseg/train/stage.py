@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -94,6 +94,8 @@ class Stage(Generic[Item]):
     """Scalar of `evaluate` kept as "best"; higher is better."""
     stop: StopRule | None = None
     workers: Workers | None = None
+    scalars: Callable[[], Mapping[str, float]] | None = None
+    """Further scalars, asked for at every line of the log: what a stream counts."""
 
     def __post_init__(self) -> None:
         if not self.name or any(c in self.name for c in "/\\. "):

@@ -245,7 +245,8 @@ class StageRun:
     def _log_border(self) -> None:
         session = self.session
         self._check()
-        scalars = self._window.means()
+        further = self.stage.scalars
+        scalars = {**self._window.means(), **(further() if further is not None else {})}
         session.progress.scalars(scalars)
         now, (before, step) = time.monotonic(), self._border
         self._border = (now, self.step)

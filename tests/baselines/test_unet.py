@@ -81,6 +81,14 @@ def test_the_predictor_scores_what_the_evaluation_said(learned):
     assert 0 <= prediction.trace["probability"].min() <= prediction.trace["probability"].max() <= 1
 
 
+@pytest.mark.parametrize("sides", [(1, 1), (3, 50), (33, 7), (2, 1000)])
+def test_fault_i7_any_size_comes_back_at_its_size(learned, sides):
+    learner, sample, _, _ = learned
+    image = torch.rand(1, len(sample.image), *sides, generator=torch.Generator().manual_seed(0))
+    prediction = learner.predictor(image, trace=True)
+    assert prediction.labels.shape == prediction.trace["probability"].shape == (1, *sides)
+
+
 def test_threshold_and_minimum_size_are_the_best_on_the_validation_images(learned):
     """All options again, one by one, with the predictor itself."""
     learner, _, _, _ = learned

@@ -39,7 +39,8 @@ def test_check_of_sound_data(capsys, cremi_root, tmp_path):
     assert "no problems found" in captured.out
     report = read_json((tmp_path / "o.json").read_text())
     assert report == {
-        "dataset": "cremi", "root": str(cremi_root), "ok": True, "problems": [], "notes": []
+        "schema": "rlseg.data-check/1", "dataset": "cremi", "root": str(cremi_root), "data": {},
+        "ok": True, "problems": [], "notes": [],
     }  # fmt: skip
     assert main(["data", "check", "cells"]) == 0
 
@@ -50,7 +51,7 @@ def test_one_volume_alone_is_sound_with_a_note(capsys, tmp_path):
     assert main(["data", "check", "cremi", str(tmp_path), "--json", str(out)]) == 0
     captured = capsys.readouterr()
     assert "no problems found" in captured.out
-    assert "note: split valid: nothing for it" in captured.err
+    assert "note     split valid  nothing for it" in captured.out
     report = read_json(out.read_text())
     assert (report["ok"], report["problems"]) == (True, [])
     assert [note["where"] for note in report["notes"]] == ["split valid", "split test"]
@@ -117,6 +118,8 @@ def test_stats(capsys, cremi_root, tmp_path):
     assert train["area_median"] == 11 * 14
     assert [n["radius"] for n in train["neighbours"]] == [5, 8]
     assert train["neighbours"][0]["maximum"] == 0
+    assert (report["schema"], report["task"]) == ("rlseg.data-stats/1", "instance")
+    assert train["area_octaves"] == [0] * 7 + [12]  # 154 pixels each
     assert set(report["suggested"]) == {"split", "radii", "max_neighbours", "bits"}
     assert report["suggested"]["radii"] == [5, 8]
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -5,9 +5,11 @@ import torch
 from PIL import Image
 
 from rlseg.data import open_dataset
-from rlseg.data.cremi import Options, _borders, check
+from rlseg.data.cremi import Options, check
+from rlseg.data.slabs import borders
 from rlseg.errors import ConfigError, CorruptDatasetError, DatasetNotFoundError
 from tests.fake.cremi import write_challenge_hdf, write_tif
+from tests.fake.em3d import write_padded
 from tests.fake.scenes import rectangles
 
 
@@ -149,9 +151,9 @@ def test_a_volume_of_the_challenge_is_cut_into_runs_of_slices(tmp_path):
     ("count", "sizes"), [(1, [1, 0, 0]), (2, [1, 0, 1]), (5, [4, 0, 1]), (125, [100, 12, 13])]
 )
 def test_every_slice_is_in_one_split_and_train_is_never_empty(count, sizes):
-    borders = _borders(count)
-    assert [stop - start for start, stop in borders.values()] == sizes
-    assert [k for pair in borders.values() for k in range(*pair)] == list(range(count))
+    found = borders(count)
+    assert [stop - start for start, stop in found.values()] == sizes
+    assert [k for pair in found.values() for k in range(*pair)] == list(range(count))
 
 
 def test_several_volumes_are_cut_each(tmp_path):
@@ -214,3 +216,103 @@ def test_check_tells_how_far_it_is(tmp_path):
     seen = []
     assert check(tmp_path, Options(), lambda *state: seen.append(state)) == []
     assert seen == [("train", k, 8) for k in range(1, 9)] + [("valid", 1, 1), ("test", 1, 1)]
+
+
+# Patches and padded volumes
+
+
+@pytest.mark.parametrize(("recipe", "side"), [("Cre-160", 160), ("Cre-256", 256), ("Cre-448", 448)])
+def test_recipes_cut_patches_of_their_size(tmp_path, recipe, side):
+    rng = np.random.default_rng(0)
+    raw = rng.integers(0, 255, (20, 460, 470)).astype(np.uint8)
+    with h5py.File(tmp_path / "sample_A_20160501.hdf", "w") as file:
+        file["volumes/raw"] = raw
+        ids = np.repeat(np.arange(5, 5 + 47, dtype=np.uint64), 10)
+        file["volumes/labels/neuron_ids"] = np.broadcast_to(ids, raw.shape)
+    splits = open_dataset("cremi", tmp_path, {"recipe": recipe})
+    assert {n: len(splits.split(n)) for n in splits.names} == {
+        "train": 103,
+        "valid": 20,
+        "test": 25,
+    }
+    slices = {"train": range(16), "valid": range(16, 18), "test": range(18, 20)}
+    again = open_dataset("cremi", tmp_path, {"recipe": recipe})
+    for name in splits.names:
+        part = splits.split(name)
+        numbers = {part.dataset.place(k)[1][0] for k in range(len(part))}
+        assert numbers <= set(slices[name])
+        assert len(numbers) == len(slices[name])
+        sample = part[3]
+        z, y, x = part.dataset.place(3)[1]
+        expected = torch.from_numpy(raw[z, y : y + side, x : x + side])[None].float() / 255
+        assert torch.equal(sample.image, expected)
+        assert sample.labels.shape == sample.valid.shape == (side, side)
+        assert sample.labels.unique().tolist() == list(range(1, int(sample.labels.max()) + 1))
+        assert torch.equal(again.split(name)[3].labels, sample.labels)
+    other = open_dataset("cremi", tmp_path, {"recipe": recipe, "seed": 1})
+    assert other.split("train").dataset.place(3)[1] != splits.split("train").dataset.place(3)[1]
+    assert len({splits.digest, other.digest, open_dataset("cremi", tmp_path).digest}) == 3
+
+
+def test_patches_without_enough_neurons_are_drawn_again(tmp_path):
+    """Only the right half of the slices is labelled; the left is ignored above, 0 below."""
+    ids = np.full((10, 400, 400), 3, np.uint64)
+    ids[:, :200, :200] = np.uint64(2**64 - 1)
+    ids[:, 200:, :200] = 0
+    with h5py.File(tmp_path / "sample_B.hdf", "w") as file:
+        file["volumes/raw"] = np.zeros(ids.shape, np.uint8)
+        file["volumes/labels/neuron_ids"] = ids
+    options = {"recipe": "Cre-160", "patches": [30, 0, 0]}
+    for share in (0.5, 0.9):
+        part = open_dataset("cremi", tmp_path, options | {"min_labelled": share}).split("train")
+        for k in range(30):
+            sample = part[k]
+            assert (sample.labels > 0).float().mean() >= share
+            assert not sample.labels[~sample.valid].any()
+    free = open_dataset("cremi", tmp_path, options | {"min_labelled": 0.0}).split("train")
+    shares = [float((free[k].labels > 0).float().mean()) for k in range(30)]
+    assert min(shares) < 0.5
+    assert check(tmp_path, Options(recipe="Cre-160", patches=(3, 1, 1))) == []
+
+
+def test_patches_that_cannot_be(tmp_path, cremi_root, cremi_hdf_root):
+    with pytest.raises(ConfigError, match=r"less than a crop of \[1, 160, 160\]"):
+        open_dataset("cremi", cremi_hdf_root, {"recipe": "Cre-160"})
+    with pytest.raises(DatasetNotFoundError, match="no CREMI data"):
+        open_dataset("cremi", cremi_root, {"recipe": "Cre-160"})
+    for wrong, message in (
+        ({"patches": [0, 1, 1]}, "patches"),
+        ({"min_labelled": -0.1}, "min_labelled"),
+        ({"recipe": "Cre-160", "form": "tif"}, "belong to HDF5"),
+        ({"recipe": "Cre-200"}, "recipe"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            open_dataset("cremi", tmp_path, wrong)
+
+
+def test_fault_l6_a_volume_of_ignored_pixels_has_no_instance_and_no_known_pixel(tmp_path):
+    path = write_challenge_hdf(tmp_path, 10)
+    with h5py.File(path, "r+") as file:
+        file["volumes/labels/neuron_ids"][...] = np.uint64(2**64 - 1)
+    sample = open_dataset("cremi", tmp_path).split("train")[0]
+    assert not sample.labels.any()
+    assert not sample.valid.any()
+
+
+def test_padded_volumes_are_read_where_they_have_labels(tmp_path):
+    raw = write_padded(tmp_path / "sample_A_padded.hdf")
+    splits = open_dataset("cremi", tmp_path)
+    assert {n: len(splits.split(n)) for n in splits.names} == {"train": 4, "test": 1}
+    for part, index, number in (("train", 0, 0), ("train", 3, 3), ("test", 0, 4)):
+        sample = splits.split(part)[index]
+        assert sample.labels.shape == (20, 20)
+        assert sample.valid.all()
+        expected = torch.from_numpy(raw[number + 2, 6:26, 7:27])[None].float() / 255
+        assert torch.equal(sample.image, expected)
+    assert [(p.where, p.note) for p in check(tmp_path, Options())] == [("split valid", True)]
+
+
+def test_padded_volumes_whose_labels_lie_outside(tmp_path):
+    write_padded(tmp_path / "sample_A_padded.hdf", corner=(5, 6, 7))
+    with pytest.raises(CorruptDatasetError, match=r"begin at voxel \[5, 6, 7\].*\[9, 30, 31\]"):
+        open_dataset("cremi", tmp_path)

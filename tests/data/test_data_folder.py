@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -181,7 +183,104 @@ def test_nothing_there(tmp_path):
         open_dataset("folder", tmp_path / "file")
 
 
-@pytest.mark.parametrize("fractions", [[0.5, 0.2, 0.2], [0, 0.5, 0.5], [1.5, -0.5, 0]])
+@pytest.mark.parametrize(
+    "fractions", [[0.5, 0.2, 0.2], [0, 0.5, 0.5], [1.5, -0.5, 0], [math.nan, 0, 0]]
+)
 def test_fractions_must_add_up(fractions):
     with pytest.raises(ConfigError, match="fractions"):
         Options(fractions=tuple(fractions))
+
+
+def write_cells(root):
+    """Two cells that touch at a corner, and one apart, all of the value 255; a hole is unknown."""
+    inside = np.zeros((12, 12), np.uint8)
+    inside[1:4, 1:4] = inside[4:7, 4:7] = inside[9:11, 1:11] = 255
+    inside[10, 5] = 7
+    for folder, array in (("image", inside // 2), ("label", inside)):
+        (root / folder).mkdir(parents=True)
+        Image.fromarray(array).save(root / folder / "0.png")
+    return inside
+
+
+@pytest.mark.parametrize(("joined", "cells"), [("sides", 4), ("corners", 3)])
+def test_binary_cells_are_split_into_components(tmp_path, joined, cells):
+    inside = write_cells(tmp_path)
+    options = {
+        "image_folder": "image",
+        "label_folder": "label",
+        "components": joined,
+        "fractions": [1, 0, 0],
+    }
+    labels = open_dataset("folder", tmp_path, options).split("train")[0].labels
+    assert labels.unique().tolist() == list(range(cells + 1))
+    assert torch.equal(labels > 0, torch.from_numpy(inside > 0))
+    assert (labels[2, 2] == labels[5, 5]) == (joined == "corners")
+    assert labels[10, 5] not in (labels[10, 4], labels[9, 5])  # another value, another instance
+    plain = open_dataset("folder", tmp_path, {**options, "components": "no"}).split("train")[0]
+    assert int(plain.labels.max()) == 2
+    unknown = open_dataset("folder", tmp_path, {**options, "ignore_id": 7}).split("train")[0]
+    assert not unknown.valid[10, 5]
+    assert int(unknown.labels.max()) == cells - 1
+
+
+def test_components_of_volumes(tmp_path):
+    volume = np.zeros((3, 4, 4), np.uint8)
+    volume[0, :2, :2] = volume[1, 2, 2] = volume[2, 2, 2] = 1
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "a.npy", volume)
+    for joined, pieces in (("sides", 2), ("corners", 1)):
+        options = {"components": joined, "fractions": [1, 0, 0]}
+        labels = open_dataset("folder", tmp_path, options).split("train")[0].labels
+        assert int(labels.max()) == pieces
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "{split}", "labels"])
+def test_folder_names_that_cannot_be_used(name):
+    with pytest.raises(ConfigError, match="image_folder"):
+        Options(image_folder=name)
+
+
+def write_beside(folder, numbers, suffix="_label", image_suffix=""):
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in numbers:
+        image, ids = rectangles(n)
+        Image.fromarray(image).save(folder / f"p{n}{image_suffix}.png")
+        Image.fromarray(ids.astype(np.uint8)).save(folder / f"p{n}{suffix}.png")
+
+
+def test_labels_beside_their_images(tmp_path):
+    write_beside(tmp_path / "a", range(12))
+    splits = open_dataset("folder", tmp_path / "a", {"fractions": [1, 0, 0]})
+    assert names(splits) == {"train": [f"p{n}" for n in range(12)]}
+    assert torch.equal(splits.split("train")[10].labels, torch.from_numpy(rectangles(10)[1]).long())
+    write_beside(tmp_path / "b/train", range(3))
+    write_beside(tmp_path / "b/val", range(3, 5))
+    assert names(open_dataset("folder", tmp_path / "b")) == {
+        "train": ["p0", "p1", "p2"],
+        "valid": ["p3", "p4"],
+    }
+    assert check(tmp_path / "b", Options()) == []
+
+
+def test_labels_beside_images_with_more_files_among_them(tmp_path):
+    write_beside(tmp_path, range(3), "_mask", "_rgb")
+    (tmp_path / "p0_fg.png").write_bytes(b"not read")
+    (tmp_path / "notes.txt").touch()
+    suffixes = {"image_suffix": "_rgb", "label_suffix": "_mask"}
+    splits = open_dataset("folder", tmp_path, suffixes | {"fractions": [1, 0, 0]})
+    assert names(splits) == {"train": ["p0", "p1", "p2"]}
+    (tmp_path / "p1_mask.png").unlink()
+    with pytest.raises(CorruptDatasetError, match=r"p1_rgb\.png: no labels.*p1_mask\.png"):
+        open_dataset("folder", tmp_path, suffixes)
+    (tmp_path / "p2_rgb.png").rename(tmp_path / "p2_rgb.tif")
+    Image.fromarray(rectangles(2)[0]).save(tmp_path / "p2_rgb.png")
+    found = [p.what for p in check(tmp_path, Options(**suffixes))]
+    assert len(found) == 2
+    assert "same sample" in found[0]
+
+
+def test_pictures_without_any_label_are_no_data_set(tmp_path):
+    Image.fromarray(rectangles(0)[0]).save(tmp_path / "holiday.png")
+    with pytest.raises(DatasetNotFoundError, match=r"found holiday\.png"):
+        open_dataset("folder", tmp_path)

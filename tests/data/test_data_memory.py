@@ -1,8 +1,13 @@
+import gc
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
+from rlseg.data import budget, memory
 from rlseg.data.memory import InMemory
 from rlseg.data.samples import InstanceSample
+from rlseg.errors import ConfigError
 
 
 class Counting:
@@ -65,3 +70,72 @@ def test_index_beyond_the_end():
     for index in (3, -1):
         with pytest.raises(IndexError):
             InMemory(Counting(255))[index]
+
+
+def test_data_sets_of_a_process_share_one_budget(monkeypatch, caplog):
+    shared = budget.Budget(5 * 3 * 64)  # five samples of 8-bit image, labels and valid
+    monkeypatch.setattr(memory, "SHARED", shared)
+    sources = [Counting(255), Counting(255)]
+    kept = [InMemory(source) for source in sources]
+    for _ in range(2):
+        for one in kept:
+            for k in range(3):
+                one[k]
+    assert [source.decoded for source in sources] == [3, 3 + 1]
+    assert shared.used == shared.max_bytes
+    assert len(caplog.records) == 1
+    assert "decoded samples fill the" in caplog.text
+    del one, kept[0]
+    gc.collect()
+    assert shared.used == 2 * 3 * 64
+    kept[0][2]
+    kept[0][2]
+    assert sources[1].decoded == 3 + 2
+
+
+def test_wrapping_twice_keeps_once(monkeypatch):
+    shared = budget.Budget(2**20)
+    monkeypatch.setattr(memory, "SHARED", shared)
+    source = Counting(255)
+    inner = InMemory(source)
+    outer = InMemory(inner)
+    for k in range(3):
+        outer[k], inner[k]
+    assert source.decoded == 3
+    assert shared.used == 3 * 3 * 64
+    del inner
+    gc.collect()
+    assert shared.used == 3 * 3 * 64
+    assert torch.equal(outer[1].image, source[1].image)
+    del outer
+    gc.collect()
+    assert shared.used == 0
+
+
+def test_threads_keep_a_sample_once(monkeypatch):
+    shared = budget.Budget(2**20)
+    monkeypatch.setattr(memory, "SHARED", shared)
+    kept = InMemory(Counting(255))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(kept.__getitem__, [0, 1, 2] * 20))
+    assert shared.used == 3 * 3 * 64
+
+
+@pytest.mark.parametrize(
+    ("variable", "part"), [("1", 600), ("3", 200), ("0", 600), ("two", 600), (None, 600)]
+)
+def test_processes_of_a_machine_share_a_budget(monkeypatch, variable, part):
+    monkeypatch.setattr(budget, "SHARED", budget.Budget(0))
+    if variable is None:
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    else:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", variable)
+    assert budget.set_budget(600).max_bytes == part
+    assert budget.set_budget(600, processes=4).max_bytes == 150
+
+
+def test_budgets_that_cannot_be():
+    with pytest.raises(ConfigError, match="must not be negative, got -1"):
+        budget.Budget(-1)
+    with pytest.raises(ConfigError, match="at least 1, got 0"):
+        budget.set_budget(10, processes=0)

@@ -45,7 +45,7 @@ def test_every_data_set_declares_itself(name):
 def test_unknown_names_get_the_nearest_ones():
     with pytest.raises(ConfigError, match=r"'crem'.*cremi"):
         open_dataset("crem", None)
-    with pytest.raises(ConfigError, match="cells, cremi, folder"):
+    with pytest.raises(ConfigError, match=", ".join(DATASETS)):
         open_dataset("zzzz", None)
     with pytest.raises(ConfigError, match="unknown data set"):
         open_dataset("", None)

@@ -33,6 +33,9 @@ def test_by_hand():
     assert (near.radius, near.mean, near.maximum, near.bits) == (1.5, 0, 0, 1)
     assert (far.maximum, far.bits) == (1, 2)
     assert far.mean == pytest.approx(2 / 3)
+    assert (near.pairs, near.histogram) == (0, (3,))
+    assert (far.pairs, far.histogram) == (1, (1, 2))
+    assert (result.empty, result.area_octaves) == (0, (1, 1, 1))
 
 
 def test_radii_are_suggested_where_none_are_given():
@@ -49,6 +52,8 @@ def test_fault_l4_no_instances_at_all():
     assert result.area_median is None
     assert result.foreground == 0
     assert result.neighbours[0].mean is None
+    assert (result.empty, result.area_octaves) == (1, ())
+    assert (result.neighbours[0].pairs, result.neighbours[0].histogram) == (0, ())
     unknown = split_statistics([sample([[0]], [[False]])])
     assert unknown.foreground is None
     assert unknown.unknown == 1

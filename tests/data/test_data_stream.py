@@ -4,7 +4,8 @@ import torch
 from rlseg.data.samples import InstanceSample, collate_instances
 from rlseg.data.seeds import named_generator
 from rlseg.data.stream import CountStream, EpochStream, unchanged
-from rlseg.errors import CheckpointError, ConfigError, DatasetNotFoundError
+from rlseg.data.transforms import TrainingTransform
+from rlseg.errors import CheckpointError, ConfigError, CorruptDatasetError, DatasetNotFoundError
 
 
 class Numbers:
@@ -176,3 +177,136 @@ def test_named_generators():
         draw(0, 1, "a"),
     ]
     assert len({tuple(d) for d in different}) == 5
+
+
+# Damaged samples
+
+
+class Damaged(Numbers):
+    """Numbers of which some cannot be read."""
+
+    def __init__(self, count, bad):
+        super().__init__(count)
+        self.bad = set(bad)
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise CorruptDatasetError(f"{index}.png: cut off at byte 7; replace the file")
+        return super().__getitem__(index)
+
+
+def damaged_stream(count, bad, batch_size=10, **options):
+    options = {"transform": jitter, "seed": 3, "on_bad_sample": "skip"} | options
+    return EpochStream(
+        Damaged(count, bad), batch_size=batch_size, collate=collate_instances, **options
+    )
+
+
+def take(source, count):
+    return [next(source) for _ in range(count)]
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_fault_i2_a_damaged_sample_fails_by_default(prefetch):
+    source = damaged_stream(200, [17], on_bad_sample="fail", prefetch=prefetch)
+    with pytest.raises(CorruptDatasetError, match=r"^17\.png: cut off"):
+        take(source, 20)
+    source.close()
+    assert source.scalars() == {}
+    assert set(source.state_dict()) == {"epoch", "position"}
+
+
+def test_fault_i2_skipped_samples_are_replaced_counted_and_logged(caplog):
+    source = damaged_stream(200, [17, 18])
+    sound = stream(200, 10, transform=jitter)
+    seen, counts, replaced = [], [], {}
+    for _ in range(40):
+        batch, expected = next(source), next(sound)
+        seen += batch.names
+        counts.append(source.scalars()["data/skipped"])
+        for k, name in enumerate(expected.names):
+            if name in ("17", "18"):
+                replaced[name] = batch.names[k]
+            else:
+                assert batch.names[k] == name
+                assert torch.equal(batch.image[k], expected.image[k])
+    assert replaced == {"17": "19", "18": "19"}
+    assert not {"17", "18"} & set(seen)
+    assert counts[-1] == 2
+    assert counts == sorted(counts)
+    assert len([r for r in caplog.records if "skipped" in r.message]) == 2
+    assert "17.png" in caplog.text
+
+
+def test_fault_i2_never_more_than_one_percent():
+    for prefetch in (0, 1):
+        source = damaged_stream(200, [3, 90, 150], prefetch=prefetch)
+        with pytest.raises(CorruptDatasetError, match=r"3 of 200 samples are damaged.*1% at most"):
+            take(source, 20)
+        source.close()
+    with pytest.raises(CorruptDatasetError, match="1 of 99 samples"):
+        take(damaged_stream(99, [5], batch_size=9), 11)
+    fine = damaged_stream(100, [5])
+    take(fine, 20)
+    assert fine.scalars() == {"data/skipped": 1.0}
+
+
+@pytest.mark.parametrize("prefetch", [0, 3])
+@pytest.mark.parametrize("stop", [1, 7, 15])
+def test_fault_i2_the_counter_resumes_exactly(stop, prefetch):
+    bad = [3, 120]
+    whole = damaged_stream(200, bad)
+    expected = [(next(whole).image, whole.scalars()) for _ in range(stop + 15)][stop:]
+    first = damaged_stream(200, bad, prefetch=prefetch)
+    for _ in range(stop):
+        next(first)
+    resumed = damaged_stream(200, bad, prefetch=prefetch)
+    resumed.load_state_dict(first.state_dict())
+    for image, scalars in expected:
+        assert torch.equal(next(resumed).image, image)
+        assert resumed.scalars() == scalars
+    first.close()
+    resumed.close()
+
+
+def test_fault_i8_a_file_that_vanished_is_never_skipped():
+    class Vanished(Numbers):
+        def __getitem__(self, index):
+            raise DatasetNotFoundError(f"{index}.png: no such file")
+
+    source = EpochStream(
+        Vanished(500),
+        batch_size=2,
+        transform=unchanged,
+        collate=collate_instances,
+        seed=0,
+        on_bad_sample="skip",
+    )
+    with pytest.raises(DatasetNotFoundError, match="no such file"):
+        next(source)
+
+
+def test_fault_m3_one_sample_fewer_than_ranks_or_batch_never_hangs():
+    for count, size, ranks in ((1, 1, 1), (1, 7, 1), (2, 1, 5), (3, 4, 3)):
+        sources = [stream(count, size, rank=r, world_size=ranks) for r in range(ranks)]
+        for _ in range(5):
+            batches = [next(source) for source in sources]
+            assert all(len(batch.names) == size for batch in batches)
+
+
+def test_fault_l9_samples_without_instances_stream():
+    class Empty(Numbers):
+        def __getitem__(self, index):
+            labels = torch.zeros(24, 24, dtype=torch.int64)
+            return InstanceSample(
+                image=torch.zeros(1, 24, 24), labels=labels, valid=labels == 0, name=str(index)
+            )
+
+    source = EpochStream(
+        Empty(3),
+        batch_size=2,
+        transform=TrainingTransform("gray_2d", (16, 16)),
+        collate=collate_instances,
+        seed=0,
+    )
+    assert not next(source).labels.any()

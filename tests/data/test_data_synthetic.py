@@ -1,3 +1,4 @@
+import hashlib
 import time
 
 import numpy as np
@@ -11,6 +12,7 @@ from rlseg.errors import ConfigError
 
 AREAS = [2954, 206, 100, 25, 88, 239, 58, 99, 110, 217]  # pixels per label of one scene
 MEAN = 0.25202
+FIRST_SCENES = "6827bec34861248b76770b27378fb17a49721f87ee459ff4af07980bf79d416f"
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +95,26 @@ def test_version_1_is_frozen():
     areas = torch.bincount(scene.labels.flatten()).tolist()
     assert areas == AREAS
     assert float(scene.image.mean()) == pytest.approx(MEAN, abs=1e-4)
+    found = hashlib.sha256()
+    for options, count in ((Options(), 6), (Options(size=128, seed=3), 2)):
+        for split in ("train", "test"):
+            cells = Cells(split, options)
+            for index in range(count):
+                found.update(cells[index].labels.numpy().astype("<i8").tobytes())
+                whole = (cells[index].image * 255).round().to(torch.uint8)
+                found.update(whole.numpy().tobytes())
+    assert found.hexdigest() == FIRST_SCENES
 
 
 def test_prefix_does_not_depend_on_counts():
     assert torch.equal(
         Cells("test", Options(test=2))[1].image, Cells("test", Options(test=50))[1].image
     )
+
+
+def test_a_single_cell():
+    scene = Cells("train", Options(min_cells=1, max_cells=1))[0]
+    assert scene.labels.max() == 1
 
 
 @pytest.mark.parametrize("size", [32, 96])

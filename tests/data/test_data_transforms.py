@@ -1,5 +1,7 @@
 import math
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,15 +13,21 @@ from rlseg.data.samples import InstanceSample
 from rlseg.data.transforms import (
     CUBES_3D,
     GRAY_2D,
+    KITTI_2D,
+    PRESETS,
     PROBABILITIES,
+    RGB_2D,
     Augmentation,
     TrainingTransform,
     augment,
+    named,
     random_crop,
     resize,
     resize_nearest,
 )
 from rlseg.errors import ConfigError, ShapeError
+
+RECIPES = Path(__file__).resolve().parents[2] / "benchmarks" / "recipes"
 
 
 def generator(seed=0):
@@ -319,8 +327,131 @@ def test_probabilities_out_of_range(name):
         {"contrast_limit": 1.0},
         {"shift": -0.1},
         {"elastic_sigma": 0.0},
+        {"clahe_clip": (0.5, 4.0)},
+        {"clahe_clip": (4.0, 1.0)},
     ],
 )
 def test_ranges_out_of_range(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Augmentation(**wrong)
+
+
+# Presets, against the numbers of the ColorRL authors' code
+
+OFF = dict.fromkeys(PROBABILITIES, 0.0)
+GRAY = OFF | {
+    "flip_horizontal": 0.5,
+    "flip_vertical": 0.5,
+    "rotate_90": 0.5,
+    "transpose": 0.5,
+    "warp": 0.6,
+    "warps": ("elastic", "grid", "optical"),
+    "elastic_alpha": 1.0,
+    "elastic_sigma": 5.0,
+    "elastic_affine": 5.0,
+    "optical_limit": 0.2,
+    "shift_scale_rotate": 0.5,
+    "shift": 0.3,
+    "scale": (0.8, 1.2),
+    "rotate": 180.0,
+    "brightness": 0.7,
+    "brightness_limit": 0.1,
+    "contrast": 0.5,
+    "contrast_limit": 0.1,
+    "noise": 0.5,
+    "blur": 0.3,
+    "interpolation": "nearest",
+    "border": "background",
+}
+STATED = {
+    "gray_2d": GRAY,
+    "rgb_2d": GRAY
+    | {
+        "warp": 0.7,
+        "shift_scale_rotate": 0.7,
+        "scale": (0.7, 1.5),
+        "clahe": 0.3,
+        "brightness_limit": 0.5,
+        "contrast_limit": 0.2,
+        "blur": 0.5,
+    },
+    "kitti_2d": OFF
+    | {
+        "flip_horizontal": 0.5,
+        "warp": 0.7,
+        "warps": ("elastic", "optical"),
+        "elastic_alpha": 1.0,
+        "elastic_sigma": 5.0,
+        "elastic_affine": 5.0,
+        "optical_limit": 0.2,
+        "shift_scale_rotate": 0.7,
+        "shift": 0.2,
+        "scale": (0.6, 1.4),
+        "rotate": 10.0,
+        "brightness": 0.7,
+        "brightness_limit": 0.5,
+        "contrast": 0.5,
+        "noise": 0.5,
+        "blur": 0.5,
+        "interpolation": "nearest",
+    },
+    "cubes_3d": OFF
+    | {"flip_horizontal": 0.5, "flip_vertical": 0.5, "flip_depth": 0.5, "rotate_90": 1.0},
+    "none": OFF,
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_hold_the_stated_numbers(name):
+    preset = PRESETS[name]
+    for setting, value in STATED[name].items():
+        assert getattr(preset, setting) == value, setting
+
+
+def test_presets_by_name():
+    assert named("rgb_2d") is RGB_2D
+    assert named("kitti_2d") is KITTI_2D
+    assert TrainingTransform("gray_2d").augmentation is GRAY_2D
+    own = Augmentation(blur=0.1)
+    assert named(own) is own
+    with pytest.raises(ConfigError, match=r"'gray' is no preset.*gray_2d"):
+        named("gray")
+
+
+def test_recipe_and_preset_agree():
+    recipe = tomllib.loads((RECIPES / "cremi_256.toml").read_text())
+    assert Augmentation(**recipe["config"]["augmentation"]) == GRAY_2D
+
+
+@pytest.mark.parametrize(
+    ("name", "sides", "channels"),
+    [("rgb_2d", (40, 40), 3), ("kitti_2d", (24, 70), 3), ("cubes_3d", (8, 8, 8), 1)],
+)
+def test_presets_move_image_and_labels_alike(name, sides, channels):
+    preset = replace(PRESETS[name], clahe=0.0, brightness=0.0, contrast=0.0, noise=0.0, blur=0.0)
+    grey = torch.zeros(sides, dtype=torch.int64)
+    grey[tuple(slice(2, side // 2) for side in sides)] = 1
+    grey[tuple(slice(side // 2, side - 1) for side in sides)] = 2
+    sample = InstanceSample(
+        image=(grey.float() / 4).expand(channels, *sides), labels=grey, valid=grey >= 0, name="s"
+    )
+    crop = tuple(side - 4 for side in sides)
+    for seed in range(12):
+        result = augment(sample, preset, generator(seed), crop=crop)
+        assert result.labels.shape == crop
+        assert torch.equal(result.labels > 0, result.image[0] > 0)
+        full = augment(sample, PRESETS[name], generator(seed), crop=crop)
+        again = augment(sample, PRESETS[name], generator(seed), crop=crop)
+        assert torch.equal(full.image, again.image)
+        assert 0 <= full.image.min() <= full.image.max() <= 1
+
+
+def test_fault_l9_warps_can_push_every_instance_out():
+    sample = blobs()
+    corner = replace(sample, labels=torch.where(sample.labels == 1, 1, 0))
+    config = Augmentation(shift_scale_rotate=1, shift=0.5, scale=(1, 1), rotate=0)
+    counts = {int(augment(corner, config, generator(s)).labels.max()) for s in range(40)}
+    assert counts == {0, 1}
+    lost = replace(sample, labels=torch.zeros_like(sample.labels))
+    for preset in ("gray_2d", "rgb_2d", "kitti_2d"):
+        assert not augment(lost, PRESETS[preset], generator(), crop=(20, 20)).labels.any()

@@ -9,7 +9,7 @@ import torch
 
 from rlseg.data.samples import InstanceSample
 from rlseg.data.whole import Scaled, WholeImages, check_crop, smallest_sides
-from rlseg.errors import ConfigError, ShapeError
+from rlseg.errors import ConfigError, CorruptDatasetError, ShapeError
 
 
 def sample(name, height, width, value=0.5):
@@ -125,3 +125,31 @@ def test_images_smaller_than_the_crop_are_named_with_what_fits():
     with pytest.raises(ShapeError) as caught:
         check_crop(data, 32, multiple=32)
     assert "--set crop" not in str(caught.value)
+
+
+class SomeDamaged:
+    """Samples of 8 x 8 pixels, two of 200 unreadable."""
+
+    def __init__(self, bad=(4, 40)):
+        self.bad = bad
+
+    def __len__(self):
+        return 200
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise CorruptDatasetError(f"{index}.png: damaged")
+        labels = torch.zeros(8, 8, dtype=torch.int64)
+        return InstanceSample(
+            image=torch.zeros(1, 8, 8), labels=labels, valid=labels == 0, name=str(index)
+        )
+
+
+def test_fault_i2_sizes_are_checked_past_damaged_samples():
+    with pytest.raises(CorruptDatasetError, match=r"^4\.png"):
+        check_crop(SomeDamaged(), 8)
+    check_crop(SomeDamaged(), 8, on_bad_sample="skip")
+    with pytest.raises(ShapeError, match="0 is"):
+        check_crop(SomeDamaged(), 9, on_bad_sample="skip")
+    with pytest.raises(CorruptDatasetError, match="3 of 200 samples are damaged"):
+        check_crop(SomeDamaged((1, 2, 3)), 8, on_bad_sample="skip")

@@ -1,5 +1,6 @@
 """Two gloo processes = one process with the joined batch; stop and resume with ranks."""
 
+import json
 import os
 import socket
 import subprocess
@@ -14,7 +15,15 @@ from rlseg.errors import CheckpointError
 from rlseg.train.checkpoint import load_checkpoint
 from rlseg.train.runtime import Runtime
 from rlseg.train.trainer import Trainer
-from tests.distributed.two_ranks_script import batch, masked_sum, network
+from tests.distributed.two_ranks_script import (
+    IMAGES,
+    batch,
+    instance_scores,
+    mask_scores,
+    masked_sum,
+    network,
+    semantic_scores,
+)
 from tests.train.children import assert_same_run
 from tests.train.toy_method import toy_stages
 
@@ -75,6 +84,26 @@ def test_share_gives_rank_0s_weights_and_buffers(results: Path) -> None:
     assert shared[0].keys() == shared[1].keys()
     assert all(torch.equal(shared[0][name], shared[1][name]) for name in shared[0])
     assert float(shared[1]["running_mean"][0]) == 0.0
+
+
+def test_scores_of_images_shared_out_over_ranks_are_those_of_one_process(results: Path) -> None:
+    images = list(range(IMAGES))
+    exact = {
+        "named": instance_scores(images, True).compute(),
+        "unnamed": instance_scores(images, False).compute(),
+        "semantic": semantic_scores(images).compute(),
+        "masks": mask_scores(images).compute(),
+    }
+    assert exact["named"]["ap"] > 0
+    assert exact["masks"]["ap"] > 0
+    for rank in range(2):
+        found = json.loads((results / f"metrics-{rank}.json").read_text())
+        for key, scores in exact.items():
+            assert repr(found[key]) == repr(scores), key  # to the last bit; nan included
+        lost = {"ap", "ap50", "ap75"}
+        assert set(found["sums"]) == set(exact["named"]) - lost
+        for key, value in found["sums"].items():
+            assert value == pytest.approx(exact["named"][key], abs=1e-12), key
 
 
 def test_fault_t1_bad_number_on_one_rank_stops_both(results: Path) -> None:

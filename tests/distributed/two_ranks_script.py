@@ -1,5 +1,6 @@
 """What each of the two processes of test_two_ranks.py runs."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from rlseg.errors import DivergenceError
+from rlseg.metrics import InstanceScores, MaskAveragePrecision, SemanticScores
 from rlseg.train.runtime import Runtime, make_runtime
 from rlseg.train.trainer import Trainer
 from tests.train.toy_method import toy_stages
@@ -68,6 +70,69 @@ def divergence(runtime: Runtime, folder: Path) -> None:
         (folder / f"diverged-{runtime.rank}").write_text(text)
 
 
+IMAGES = 7
+
+
+def label_maps(image: int) -> tuple[Tensor, Tensor]:
+    """A prediction and its truth, int64 [8, 9]; instances, or classes 0 to 4."""
+    generator = torch.Generator().manual_seed(image)
+    true = torch.randint(0, 5, (8, 9), generator=generator)
+    noise = torch.randint(0, 5, (8, 9), generator=generator)
+    return torch.where(torch.rand(8, 9, generator=generator) < 0.7, true, noise), true
+
+
+def instance_scores(images: list[int], name: bool) -> InstanceScores:
+    scores = InstanceScores()
+    for image in images:
+        scores.update(*label_maps(image), name=f"{image}" if name else "")
+    return scores
+
+
+def semantic_scores(images: list[int]) -> SemanticScores:
+    scores = SemanticScores(5)
+    for image in images:
+        scores.update(*label_maps(image))
+    return scores
+
+
+def mask_scores(images: list[int]) -> MaskAveragePrecision:
+    scores = MaskAveragePrecision()
+    for image in images:
+        pred, true = label_maps(image)
+        own, others = pred.unique()[1:], true.unique()[1:]
+        confidence = (own * 7 + image) % 3 / 4.0  # many equal ones, also across images
+        scores.update_labels(pred, own % 2, confidence, true, others % 2, image=image)
+    return scores
+
+
+def metrics(runtime: Runtime, folder: Path) -> None:
+    """Scores of images that are shared out unevenly, joined on each rank."""
+    images = [k for k in range(IMAGES) if (k % 3 == 0) == (runtime.rank == 0)]
+
+    def joined(records: object) -> list[dict[str, object]]:
+        parts: list[object] = [None, None]
+        dist.all_gather_object(parts, records)
+        return parts[::-1]  # no order may matter
+
+    found: dict[str, dict[str, float]] = {}
+    for key, name in (("named", True), ("unnamed", False)):
+        whole = InstanceScores()
+        for records in joined(instance_scores(images, name).records()):
+            whole.add_records(records)
+        found[key] = whole.compute()
+    sums = InstanceScores()
+    sums.load(runtime.sum(instance_scores(images, True).state()))
+    found["sums"] = sums.compute()
+    semantic = SemanticScores(5)
+    semantic.load(runtime.sum(semantic_scores(images).state()))
+    found["semantic"] = semantic.compute()
+    masks = MaskAveragePrecision()
+    for records in joined(mask_scores(images).records()):
+        masks.add_records(records)
+    found["masks"] = masks.compute()
+    (folder / f"metrics-{runtime.rank}.json").write_text(json.dumps(found))
+
+
 def runs(runtime: Runtime, folder: Path) -> None:
     def train(name: str, *, steps: int | None = None, resume: bool = False) -> None:
         trainer = Trainer(
@@ -107,6 +172,7 @@ def main() -> None:
     updates(runtime, folder)
     uneven_gradients(runtime)
     divergence(runtime, folder)
+    metrics(runtime, folder)
     runs(runtime, folder)
     dist.destroy_process_group()
 

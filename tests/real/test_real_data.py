@@ -93,3 +93,17 @@ def test_membranes_as_a_users_own_folder(tmp_path):
     splits = open_dataset("folder", tmp_path)
     assert sum(len(splits.split(name)) for name in splits.names) == 27
     assert splits.split("train")[0].image.shape == (1, 512, 512)
+
+
+def test_membranes_by_their_own_folder_names_give_cells():
+    splits = open_dataset(
+        "folder",
+        root("isbi2012_membrane") / "train",
+        {"image_folder": "image", "label_folder": "label", "components": "sides"},
+    )
+    sizes = {name: len(splits.split(name)) for name in splits.names}
+    assert sizes == {"train": 19, "valid": 4, "test": 4}
+    cells = [
+        int(splits.split(name)[k].labels.max()) for name, size in sizes.items() for k in range(size)
+    ]
+    assert (sum(cells), min(cells), max(cells)) == (3071, 88, 137)

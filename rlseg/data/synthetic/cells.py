@@ -1,4 +1,4 @@
-"""Generated scenes: seeded, versioned, no download. `Cells`: touching and overlapping cells."""
+"""`Cells`: touching and overlapping cells, seeded and versioned."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,6 +17,7 @@ from rlseg.data.labels import compact
 from rlseg.data.memory import InMemory
 from rlseg.data.samples import InstanceSample
 from rlseg.data.seeds import named_generator
+from rlseg.data.synthetic.drawing import largest_pieces
 from rlseg.errors import ConfigError
 
 VERSION = "cells/1"
@@ -213,17 +213,11 @@ def _depth(size: int, outlines: _Outlines) -> Tensor:
 
 def _visible(depth: Tensor) -> Tensor:
     """int64 [H, W]: the topmost cell per pixel (1..N, gaps where a cell is gone)."""
-    number = torch.arange(1, len(depth) + 1)[:, None, None]
-    top = ((depth > 0) * number).amax(dim=0).numpy()  # [H, W]
-    labels = np.zeros_like(top)
-    for cell in range(1, len(depth) + 1):
-        pieces, count = ndimage.label(top == cell)
-        if count == 0:
-            continue
-        areas = np.bincount(pieces.ravel())[1:]
-        if areas.max() >= MIN_VISIBLE:
-            labels[pieces == 1 + int(areas.argmax())] = cell
-    return torch.from_numpy(labels)
+    inside = (depth > 0).numpy()
+    top = np.zeros(inside.shape[1:], dtype=np.int64)
+    for cell, mask in enumerate(inside, start=1):
+        top[mask] = cell
+    return torch.from_numpy(largest_pieces(top, MIN_VISIBLE))
 
 
 def _paint(
@@ -235,13 +229,15 @@ def _paint(
     background = _uniform(generator, 0.10, 0.18) + 0.04 * _enlarge(coarse, size)
     level = _uniform(generator, 0.55, 0.95, count)
     grain = _enlarge(_uniform(generator, -1.0, 1.0, 1, count, size // 4, size // 4), size)
-    strength = _uniform(generator, 0.02, 0.09, count)[:, None, None]
-    mean_radius = outlines.radius.prod(dim=1).sqrt()[:, None, None]
-    dome = 0.88 + 0.12 * (depth / mean_radius).clamp(0, 1).sqrt()
+    strength = _uniform(generator, 0.02, 0.09, count)
+    mean_radius = outlines.radius.prod(dim=1).sqrt()
+    own = (labels - 1).clamp(min=0)  # [H, W]; what is computed of the background is not used
+    depth = depth.gather(0, own[None])[0]
+    grain = grain.reshape(count, size, size).gather(0, own[None])[0]
+    dome = 0.88 + 0.12 * (depth / mean_radius[own]).clamp(0, 1).sqrt()
     rim = 1 - 0.4 * (1 - depth / (RIM * size)).clamp(0, 1)
-    cells = (level[:, None, None] * dome + strength * grain) * rim  # [N, H, W]
-    own = (labels - 1).clamp(min=0)[None]
-    image = torch.where(labels > 0, cells.gather(0, own)[0], background)
+    cells = (level[own] * dome + strength[own] * grain) * rim
+    image = torch.where(labels > 0, cells, background)
     image = _blur(image, sigma=0.008 * size)
     return (image + 0.025 * torch.randn(size, size, generator=generator)).clamp(0, 1)
 

@@ -1,0 +1,297 @@
+"""`Volumes`: packed cells and neurites as an electron microscope sees them, in three dimensions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlseg.data.base import Advance, Problem, Splits, digest_of
+from rlseg.data.labels import compact
+from rlseg.data.memory import InMemory
+from rlseg.data.samples import InstanceSample
+from rlseg.data.seeds import named_generator
+from rlseg.data.synthetic.drawing import (
+    Floats,
+    Ints,
+    eight_bits,
+    grain,
+    number,
+    pieces,
+    smooth_field,
+    soften,
+    uniform,
+    whole,
+)
+from rlseg.errors import ConfigError
+
+VERSION = "volumes/1"
+"""Any change of a drawn number is a new version: published scores name it."""
+
+MIN_VISIBLE = 40  # voxels at 64 x 64 and anisotropy 1; smaller bodies are erased
+SEGMENTS = 4  # straight pieces of a neurite
+NEURITE_CHANCE = 0.6
+FAR = 1e3
+MEMBRANE = 0.022  # half width of the membrane as a share of the side
+GREY_BODY, GREY_MEMBRANE, GREY_OUTSIDE = 0.66, 0.20, 0.86
+ORGANELLES = 3  # per body, at most
+
+needs_root = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of the generated volumes."""
+
+    depth: int = 32
+    """Slices."""
+    size: int = 64
+    """Side of the square slices in pixels; shapes scale with it."""
+    anisotropy: float = 2.0
+    """Distance of slices over the distance of pixels: 2 = bodies look flat along the first axis."""
+    min_bodies: int = 14
+    """Fewest cells and neurites placed per volume (some may end up covered)."""
+    max_bodies: int = 22
+    """Most cells and neurites placed per volume."""
+    train: int = 48
+    """Volumes to train on."""
+    valid: int = 12
+    """Volumes for choosing checkpoints and thresholds."""
+    tune: int = 12
+    """Volumes for tuning baselines, apart from `valid`."""
+    test: int = 24
+    """Volumes for the final scores."""
+    seed: int = 0
+    """Seed of all volumes; splits never share one."""
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "size"):
+            low = 8 if name == "depth" else 32
+            if not low <= getattr(self, name) <= 256:
+                raise ConfigError(f"{name} must be in {low}..256 voxels, got {getattr(self, name)}")
+        if not 1 <= self.anisotropy <= 16:
+            raise ConfigError(f"anisotropy must be in 1..16, got {self.anisotropy}")
+        if not 2 <= self.min_bodies <= self.max_bodies <= 400:
+            raise ConfigError(
+                "need 2 <= min_bodies <= max_bodies <= 400, got "
+                f"min_bodies = {self.min_bodies}, max_bodies = {self.max_bodies}"
+            )
+        for name in Volumes.splits:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1 volume, got {getattr(self, name)}")
+
+
+class Volumes:
+    """Volumes of touching bodies with dark membranes, grey, as in electron microscopy."""
+
+    layout: ClassVar[str] = "generated, no files"
+    splits: ClassVar[tuple[str, ...]] = ("train", "valid", "tune", "test")
+    classes: ClassVar[tuple[str, ...]] = ()
+    citation: ClassVar[str] = f"rlseg generated scenes, version {VERSION}"
+    how_to_get: ClassVar[str] = "Nothing to get: volumes are drawn from a seed when asked for."
+    terms: ClassVar[str] = "None: nobody else's work is in the volumes."
+
+    def __init__(self, split: str, options: Options) -> None:
+        self.split = split
+        self.options = options
+        self._count = int(getattr(options, split))
+
+    def __len__(self) -> int:
+        """Number of volumes."""
+        return self._count
+
+    def __getitem__(self, index: int) -> InstanceSample:
+        """Volume `index`: image float32 [1, D, H, W] in steps of 1/255."""
+        if not 0 <= index < self._count:
+            raise IndexError(f"volume {index} of {self._count}")
+        generator = named_generator(self.options.seed, VERSION, self.split, index)
+        image, labels = draw_volume(self.options, generator=generator)
+        return InstanceSample(
+            image=image[None],
+            labels=labels,
+            valid=torch.ones_like(labels, dtype=torch.bool),
+            name=f"volumes_{self.split}_{index:04d}",
+        )
+
+
+DATASET = Volumes
+
+
+def open_splits(root: Path | None, options: Options) -> Splits:
+    """The four splits; `root` is not used, because nothing is read."""
+    return Splits(
+        dataset="volumes",
+        task="instance",
+        ndim=3,
+        channels=1,
+        parts={name: InMemory(Volumes(name, options)) for name in Volumes.splits},
+        digest=digest_of(VERSION, asdict(options)),
+    )
+
+
+def check(root: Path | None, options: Options, advance: Advance | None = None) -> list[Problem]:
+    """Nothing can be wrong with generated volumes: always empty."""
+    return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tissue:
+    """Which body each voxel is nearest to, in pixels of the slices."""
+
+    nearest: Ints
+    """[D, H, W], 1..N, also outside of all bodies; 0 far away."""
+    first: Floats
+    """[D, H, W], signed distance to the surface of the nearest body, negative inside."""
+    second: Floats
+    """[D, H, W], the same for the second nearest."""
+
+
+def draw_volume(options: Options, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One volume and its truth.
+
+    Bodies are chains of balls (neurites) or single balls (cells) in space warped by a smooth
+    field; where two would overlap, the border lies half way. Labels include the membrane, so
+    neighbours touch. A body cut in two by others counts as two; specks become membrane.
+
+    Args:
+        options: shape, anisotropy and number of bodies.
+        generator: all numbers come from here.
+
+    Returns:
+        image float32 [D, H, W] in [0, 1] in steps of 1/255; labels int64 [D, H, W], 1..N.
+    """
+    places = _warped(options, generator)
+    tissue = _fill(places, options, generator)
+    labels = np.where(tissue.first <= 0, tissue.nearest, 0)
+    small = MIN_VISIBLE * (options.size / 64) ** 3 / options.anisotropy
+    labels = pieces(labels, round(small))
+    return eight_bits(_paint(labels, tissue, options, generator)), compact(torch.from_numpy(labels))
+
+
+def _warped(options: Options, generator: torch.Generator) -> Floats:
+    """Float [3, D, H, W]: where each voxel looks in unwarped space, in pixels of the slices."""
+    shape = (options.depth, options.size, options.size)
+    bend = 0.05 * options.size * smooth_field(uniform(generator, -1.8, 1.8, 3, 4, 6, 6), *shape)
+    z, y, x = np.meshgrid(*(np.arange(n) + 0.5 for n in shape), indexing="ij", sparse=True)
+    bend[0] += z * options.anisotropy
+    bend[1] += y
+    bend[2] += x
+    return np.asarray(bend)
+
+
+def _chains(options: Options, generator: torch.Generator) -> tuple[Floats, Floats]:
+    """Knots [N, SEGMENTS + 1, 3] of all bodies in pixels and their radii [N, SEGMENTS + 1]."""
+    count = whole(generator, options.min_bodies, options.max_bodies)
+    high = options.depth * options.anisotropy
+    extent = np.array([high, options.size, options.size])
+    # A new body takes, of several places, the one farthest from the bodies before it.
+    offered = extent * uniform(generator, 0, 1, count, 5, 3)
+    middle = offered[:, 0].copy()
+    for k in range(1, count):
+        apart = np.linalg.norm(offered[k][:, None] - middle[None, :k], axis=2).min(axis=1)
+        middle[k] = offered[k, int(apart.argmax())]
+    long = uniform(generator, 0, 1, count) < NEURITE_CHANCE
+    way = 2 * uniform(generator, 0, 1, count, 3) - 1
+    way /= np.linalg.norm(way, axis=1, keepdims=True) + 1e-9
+    turns = np.cumsum(uniform(generator, -0.45, 0.45, count, SEGMENTS + 1, 3), axis=1)
+    place = np.linspace(-1, 1, SEGMENTS + 1)[None, :, None]
+    reach = options.size * uniform(generator, 0.30, 0.75, count) * long
+    knots = middle[:, None] + reach[:, None, None] * (place * way[:, None] + 0.35 * turns)
+    space = (float(extent.prod()) / count) ** (1 / 3)
+    radius = space * np.where(
+        long, uniform(generator, 0.34, 0.50, count), uniform(generator, 0.60, 0.88, count)
+    )
+    radii = radius[:, None] * uniform(generator, 0.75, 1.25, count, SEGMENTS + 1)
+    return knots, radii
+
+
+def _fill(places: Floats, options: Options, generator: torch.Generator) -> _Tissue:
+    """Distances to the bodies, each computed on the box that it can reach."""
+    knots, radii = _chains(options, generator)
+    shape = places.shape[1:]
+    first, second = np.full(shape, FAR), np.full(shape, FAR)
+    nearest = np.zeros(shape, dtype=np.int64)
+    slack = (
+        0.10 * options.size + 4 * MEMBRANE * options.size
+    )  # the warp, and the membrane beside it
+    scale = np.array([options.anisotropy, 1.0, 1.0])
+    for k, (chain, radius) in enumerate(zip(knots, radii, strict=True), start=1):
+        distance = np.full(shape, FAR)
+        margin = radius.max() + slack
+        for a in range(SEGMENTS if np.ptp(chain, axis=0).max() > 0 else 1):
+            ends = chain[a : a + 2]
+            low = np.clip(np.floor((ends.min(axis=0) - margin) / scale), 0, shape).astype(int)
+            high = np.clip(np.ceil((ends.max(axis=0) + margin) / scale), 0, shape).astype(int)
+            box = tuple(slice(i, j) for i, j in zip(low, high, strict=True))
+            if (high > low).all():
+                found = _capsule(places[(slice(None), *box)], ends, radius[a : a + 2])
+                np.minimum(distance[box], found, out=distance[box])
+        closer = distance < first
+        second = np.where(closer, first, np.minimum(second, distance))
+        first = np.where(closer, distance, first)
+        nearest[closer] = k
+    return _Tissue(nearest=nearest, first=first, second=second)
+
+
+def _capsule(places: Floats, ends: Floats, radius: Floats) -> Floats:
+    """Distance [*S] from places [3, *S] to a rod between two balls, negative inside."""
+    way = ends[1] - ends[0]
+    square = float(way @ way)
+    z, y, x = (places[axis] - ends[0][axis] for axis in range(3))
+    if square < 1e-9:
+        return np.asarray(np.sqrt(z * z + y * y + x * x) - radius[0])
+    share = np.clip((z * way[0] + y * way[1] + x * way[2]) / square, 0, 1)
+    z -= share * way[0]
+    y -= share * way[1]
+    x -= share * way[2]
+    away = np.sqrt(z * z + y * y + x * x)
+    return np.asarray(away - radius[0] - share * (radius[1] - radius[0]))
+
+
+def _paint(labels: Ints, tissue: _Tissue, options: Options, generator: torch.Generator) -> Floats:
+    """Float [D, H, W]: cytoplasm, organelles, membranes that fade in places, slice by slice."""
+    shape = labels.shape
+    width = MEMBRANE * options.size
+    count = int(labels.max(initial=0))
+    level = GREY_BODY + uniform(generator, -0.08, 0.08, count + 1)
+    inside = np.where(labels > 0, level[labels], GREY_OUTSIDE)
+    inside += 0.05 * smooth_field(uniform(generator, -1, 1, 8, 20, 20), *shape)
+    depth = np.minimum(-tissue.first, 0.5 * (tissue.second - tissue.first))
+    depth = np.where(labels > 0, depth, np.maximum(tissue.first, 0))
+    _organelles(inside, labels, depth, options, generator)
+    # Membranes cut at a flat angle blur over the slice: here they fade where a smooth field is low.
+    fade = smooth_field(uniform(generator, -1, 1, 6, 9, 9), *shape)
+    strength = np.clip(0.95 + 4.0 * np.minimum(fade + 0.12, 0), 0.05, 1)
+    dark = strength * np.exp(-((depth / width) ** 2))
+    image = inside + dark * (GREY_MEMBRANE - inside)
+    image = soften(image, max(1, round(options.size / 64)))
+    gain = uniform(generator, 0.90, 1.10, options.depth, 1, 1)
+    image = image * gain + uniform(generator, -0.03, 0.03, options.depth, 1, 1)
+    return np.asarray(image + 0.07 * grain(generator, *shape))
+
+
+def _organelles(
+    inside: Floats, labels: Ints, depth: Floats, options: Options, generator: torch.Generator
+) -> None:
+    """Ellipsoids within the bodies, as dark as membranes: no threshold tells them apart."""
+    deep = np.flatnonzero((labels > 0).ravel() & (depth.ravel() > 0.05 * options.size))
+    wanted = round(ORGANELLES * int(labels.max(initial=0)) * number(generator, 0.3, 0.8))
+    if len(deep) == 0 or wanted == 0:
+        return
+    chosen = deep[(uniform(generator, 0, 1, wanted) * len(deep)).astype(int)]
+    centres = np.stack(np.unravel_index(chosen, labels.shape), axis=1)
+    half = options.size * uniform(generator, 0.03, 0.065, wanted, 3)
+    half[:, 0] /= options.anisotropy
+    tone = uniform(generator, 0.24, 0.48, wanted)
+    for centre, axes, grey in zip(centres, half, tone, strict=True):
+        low = np.maximum(np.floor(centre - axes), 0).astype(int)
+        high = np.minimum(np.ceil(centre + axes) + 1, labels.shape).astype(int)
+        box = tuple(slice(i, j) for i, j in zip(low, high, strict=True))
+        offset = np.ogrid[box]
+        away = sum(((o - c) / a) ** 2 for o, c, a in zip(offset, centre, axes, strict=True))
+        own = labels[box] == labels[tuple(centre)]
+        inside[box][own & (away <= 1)] = grey
