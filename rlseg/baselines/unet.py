@@ -16,7 +16,7 @@ from torch import Tensor
 from rlseg.components import expand_labels, label_components, remove_small
 from rlseg.data.base import Splits
 from rlseg.data.damage import OnBadSample
-from rlseg.data.memory import InMemory
+from rlseg.data.memory import InMemory, Packed
 from rlseg.data.samples import InstanceBatch, collate_instances
 from rlseg.data.stream import EpochStream
 from rlseg.data.transforms import Augmentation, PresetName, TrainingTransform, resize_nearest
@@ -195,7 +195,7 @@ def stages(config: Config, data: Splits, runtime: Runtime) -> Iterator[Stage[Ins
     bad = config.on_bad_sample
     check_crop(train, config.crop, hint, multiple=stride, on_bad_sample=bad)
     stream = EpochStream(
-        train,
+        Packed(train),  # only the window of the crop is unpacked
         batch_size=config.batch,
         transform=TrainingTransform(config.augmentation, (config.crop, config.crop)),
         collate=collate_instances,

@@ -13,7 +13,7 @@ from rlseg.colorrl.networks import ColoringNetwork
 from rlseg.colorrl.predict import ColorPredictor
 from rlseg.data.base import Splits
 from rlseg.data.damage import readable
-from rlseg.data.memory import InMemory
+from rlseg.data.memory import InMemory, Packed
 from rlseg.data.neighbours import neighbour_counts, suggest_bits
 from rlseg.data.samples import InstanceBatch, InstanceSample, collate_instances
 from rlseg.data.stream import EpochStream
@@ -147,7 +147,7 @@ def _stream(
     config: Config, train: InMemory[InstanceSample], runtime: Runtime, name: str
 ) -> EpochStream[InstanceSample, InstanceBatch]:
     return EpochStream(
-        train,
+        Packed(train),  # only the window of the crop is unpacked
         batch_size=config.batch,
         transform=TrainingTransform(config.augmentation, (config.side, config.side)),
         collate=collate_instances,
