@@ -242,3 +242,14 @@ def test_colorrl_scalars_are_those_that_are_logged(cpu_runtime):
     logged = {*learner.step(batch), *learner.evaluate([batch])}
     shown = set(re.findall(r"^\| `(\w+/\w+)` \|", section(COLORRL, "Logged scalars"), re.MULTILINE))
     assert shown == logged
+
+
+def test_tables_of_the_metrics_page_are_those_of_the_measured_files():
+    from benchmarks.metrics_tables import rendered
+
+    page = TEXTS["docs/metrics.md"]
+    assert rendered(page) == page, "run python benchmarks/metrics_tables.py"
+    rows_in = json.loads((REPOSITORY / "benchmarks/measured/metric_agreement.json").read_text())
+    worst = {row["score"]: row["largest_difference"] for row in rows_in["rows"]}
+    assert max(worst.values()) < 1e-6
+    assert min(row["cases"] for row in rows_in["rows"]) >= 200
