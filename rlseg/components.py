@@ -39,7 +39,7 @@ def label_components(
         backend: who finds them: "skimage", "cc3d" (the optional package
             connected-components-3d, extra `fast`), or "auto" (default): cc3d where it is
             installed. The result is the same, number by number.
-        dtype: of the result; "int32" takes half the memory and, for volumes, a third less time.
+        dtype: of the result; "int32" takes half the memory, and is a little faster.
 
     Returns:
         `dtype` [B, *S], 0 = background, 1..M in each image in order of their first pixel; on
