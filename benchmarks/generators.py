@@ -113,6 +113,27 @@ def floors(name, tuned_on, scored_on, **options):
     }
 
 
+def touching(name, count, **options):
+    """Share of instances that touch another one, by a side of a pixel, and pairs per scene."""
+    scenes = dataset(name, "test", seed=REPORT_SEED, test=count, **options)
+    instances = together = pairs = 0
+    for index in range(count):
+        labels = scenes[index].labels.numpy()
+        found = set()
+        for a, b in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])):
+            edge = (a != b) & (a > 0) & (b > 0)
+            found |= {
+                tuple(sorted(pair)) for pair in zip(a[edge].tolist(), b[edge].tolist(), strict=True)
+            }
+        instances += int(labels.max())
+        together += len({number for pair in found for number in pair})
+        pairs += len(found)
+    return {
+        "touch another one": round(together / instances, 3),
+        "touching pairs per scene": round(pairs / count, 1),
+    }
+
+
 def small_network(classes):
     """Half the resolution inside, 50 000 weights: a few seconds of training on one core."""
 
@@ -241,6 +262,7 @@ def streets():
 
 MEASURES = {
     "rates": lambda: rates(7),
+    "cells": lambda: {**floors("cells", 64, 256), **touching("cells", 256)},
     "leaves": lambda: floors("leaves", 64, 256),
     "leaves at 128": lambda: floors("leaves", 32, 64, size=128),
     "volumes": lambda: floors("volumes", 6, 16),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import re
 import resource
@@ -14,7 +15,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -103,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args, module = _parse(arguments)
         started = time.monotonic()
-        code = int(module.run(args))
+        with _warnings(args):
+            code = int(module.run(args))
         sys.stdout.flush()
         if args.verbose:
             sys.stderr.write(f"rlseg {args.verb}: {_cost(started)}\n")
@@ -119,6 +122,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:
         return _failed(error, args)
+
+
+@contextmanager
+def _warnings(args: argparse.Namespace) -> Iterator[None]:
+    """Silences what is logged below an error while a verb runs, if `--quiet` asks for it.
+
+    A warning of ours never stands for a wrong result: it is of parts of a data set that are not
+    there, of a cache or of memory that is used up, of samples that settings allow to leave out.
+    """
+    logger = logging.getLogger("rlseg")
+    before = logger.level
+    if args.quiet:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _cost(started: float) -> str:

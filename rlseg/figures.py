@@ -7,8 +7,8 @@ pages. Every function returns the bytes of a PNG file.
 from __future__ import annotations
 
 import io
-import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from rlseg.errors import CorruptDatasetError, ShapeError
+from rlseg.files import parse_json
 
 Array = NDArray[Any]
 
@@ -43,6 +44,8 @@ NEAR = 3
 """Instances grown by this many pixels that then touch get different colours."""
 SKIPPED = ("stage", "step", "time")
 MAX_CHARTS = 24
+PER_STEP = re.compile(r".+_step_\d+")
+"""Scalars of one step of an episode: together they are one chart, not one curve each."""
 STYLE: dict[Any, Any] = {
     "text.color": "#808488", "axes.labelcolor": "#808488", "axes.edgecolor": "#80848899",
     "xtick.color": "#808488", "ytick.color": "#808488", "axes.titlecolor": "#808488",
@@ -191,7 +194,7 @@ def read_scalars(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line, constant=float)
             if not isinstance(record, dict):
                 raise ValueError("no object")
         except ValueError as error:
@@ -229,6 +232,7 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes | None:
     """
     tables = {name: series(records) for name, records in runs.items()}
     keys = list(dict.fromkeys(key for table in tables.values() for key in table))
+    keys = [key for key in keys if not PER_STEP.fullmatch(key[1])]
     keys.sort(key=lambda key: _rank(key[1]))  # stable: order of logging otherwise
     keys = keys[:MAX_CHARTS]
     if not keys:
@@ -253,7 +257,7 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes | None:
         if len(tables) > 1:
             handles, names = charts[0, 0].get_legend_handles_labels()
             figure.legend(handles, names, loc="outside upper center", ncols=min(4, len(names)))
-        return _figure_png(figure)
+        return figure_png(figure)
 
 
 def _rank(name: str) -> int:
@@ -279,7 +283,7 @@ def lines(
                 chart.plot(x, y, color=color, linewidth=1.3, marker="o", ms=2.5, label=label)
         chart.set(xlabel=across, ylabel=up)
         figure.legend(loc="outside upper center", ncols=min(3, len(groups)))
-        return _figure_png(figure)
+        return figure_png(figure)
 
 
 def _cycle(count: int) -> list[str]:
@@ -300,7 +304,8 @@ def _line(chart: Axes, steps: Array, values: Array, *, color: str, label: str) -
         chart.plot(steps, values, color=color, linewidth=1.4, marker=marker, ms=3, label=label)
 
 
-def _figure_png(figure: Figure) -> bytes:
+def figure_png(figure: Figure) -> bytes:
+    """PNG file of a figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
@@ -337,7 +342,7 @@ def panels(rows: Sequence[tuple[str, Mapping[str, Tensor | Array]]], side: float
                     chart.set_ylabel(name, fontsize=7)
                 if title in row:
                     chart.imshow(_picture(row[title]), interpolation="nearest")
-        return _figure_png(figure)
+        return figure_png(figure)
 
 
 def _picture(thing: Tensor | Array) -> Array:

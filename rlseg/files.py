@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import re
+import stat
+import sys
 import tomllib
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +24,7 @@ MAX_TOML_BYTES = 2**24
 """Largest TOML file read; a recipe is a page of text."""
 
 _NOT_BRACKETS = bytes(code for code in range(256) if chr(code) not in "[]{}")
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _TOML_TOKENS = re.compile(
     r'"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}]',
     re.DOTALL,
@@ -56,7 +59,9 @@ def _json_depth(text: str) -> int:
 def _read_text(path: Path, error_type: type[RlsegError], max_bytes: int) -> str:
     try:
         with path.open("rb") as file:
-            raw = file.read(max_bytes + 1)
+            status = os.fstat(file.fileno())
+            size = status.st_size if stat.S_ISREG(status.st_mode) else max_bytes
+            raw = file.read(min(size, max_bytes) + 1)  # all that is asked for is allocated
     except OSError as error:
         raise error_type(f"{path}: cannot be read: {error.strerror or error}") from error
     if len(raw) > max_bytes:
@@ -80,8 +85,8 @@ def load_toml(path: Path, *, max_bytes: int = MAX_TOML_BYTES) -> dict[str, Any]:
         raise ConfigError(f"{path}: nested deeper than {MAX_JSON_DEPTH} levels")
     try:
         values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, ValueError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: {_why_not('TOML', error, text)}") from error
     if _nesting(values) > MAX_JSON_DEPTH:  # dotted keys nest without brackets
         raise ConfigError(f"{path}: nested deeper than {MAX_JSON_DEPTH} levels")
     return values
@@ -98,6 +103,10 @@ def _nesting(value: object) -> int:
                 inner.extend(item)
         depth, level = depth + 1, inner
     return depth - 1
+
+
+class _RefusedError(ValueError):
+    """What is JSON for Python's parser, but not for us."""
 
 
 def load_json(
@@ -122,31 +131,61 @@ def load_json(
         RlsegError: of `error_type`; unreadable, too large, too deep, or not JSON.
     """
     text = _read_text(path, error_type, max_bytes)
+    try:
+        return parse_json(text, max_depth=max_depth, constant=constant)
+    except ValueError as error:
+        raise error_type(f"{path}: {error}") from error
+
+
+def parse_json(
+    text: str,
+    *,
+    max_depth: int = MAX_JSON_DEPTH,
+    constant: Callable[[str], Any] | None = None,
+) -> Any:
+    """The content of a JSON text, as `load_json` takes it.
+
+    Raises:
+        ValueError: too deep, or not JSON; says what is wrong, without a place to look for it.
+    """
     if _json_depth(text) > max_depth:
-        raise error_type(f"{path}: nested deeper than {max_depth} levels")
+        raise _RefusedError(f"nested deeper than {max_depth} levels")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
             times = Counter(key for key, _ in pairs)
             twice = times.most_common(1)[0][0]
-            raise ValueError(f"key {twice!r} appears twice in one object")
+            raise _RefusedError(f"key {twice!r} appears twice in one object")
         return found
 
     def refuse(name: str) -> Any:
-        raise ValueError(f"{name} is not a number that JSON knows")
+        raise _RefusedError(f"{name} is not a number that JSON knows")
 
     try:
         return json.loads(text, object_pairs_hook=unique, parse_constant=constant or refuse)
     except ValueError as error:
-        raise error_type(f"{path}: not JSON: {error}") from error
+        raise ValueError(_why_not("JSON", error, text)) from error
+
+
+def _why_not(kind: str, error: ValueError, text: str) -> str:
+    """What is wrong with a text that a parser has refused."""
+    # Most errors say so themselves; Python's about a long number names a setting of the
+    # interpreter, which is nothing to change for a file.
+    limit = sys.get_int_max_str_digits()
+    known = isinstance(error, (json.JSONDecodeError, tomllib.TOMLDecodeError, _RefusedError))
+    found = None if known or not limit else re.search(rf"[0-9_]{{{limit + 1},}}", text)
+    if found is None:
+        return f"not {kind}: {error}"
+    line = text.count("\n", 0, found.start()) + 1
+    return f"line {line}: a whole number of {len(found[0])} digits; shorten or remove it"
 
 
 def parse_value(text: str) -> object:
     """A value as TOML reads it; what is not TOML (a bare word) is a text."""
     try:
         parsed = tomllib.loads(f"value = {text}") if _depth(text, _TOML_TOKENS) < 64 else {}
-    except tomllib.TOMLDecodeError:
+    except ValueError:  # not TOML, or a number of thousands of digits
         return text
     value = parsed.get("value")
     plain = isinstance(value, (bool, int, float, str, list, dict))
@@ -189,5 +228,10 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def as_json(value: object) -> str:
-    """Indented JSON text that ends with a newline; NaN and Infinity are refused."""
-    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    """Indented JSON text that ends with a newline; NaN and Infinity are refused.
+
+    Names of files may hold bytes that are no UTF-8, which Python keeps as lone surrogates. They
+    stand in the text as JSON's escapes, so that it can be written, and read back.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return _SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

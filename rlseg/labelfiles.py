@@ -15,7 +15,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from rlseg.data.arrays import MAX_ARRAY_BYTES, h5_dataset, opened_h5, read_h5, read_npy
+from rlseg.data.arrays import (
+    H5_SUFFIXES,
+    MAX_ARRAY_BYTES,
+    h5_dataset,
+    opened_h5,
+    read_h5,
+    read_npy,
+)
 from rlseg.data.base import listed
 from rlseg.data.images import read_label_array
 from rlseg.errors import (
@@ -29,7 +36,6 @@ from rlseg.files import load_json
 from rlseg.metrics.overlap import as_ids
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff")
-H5_SUFFIXES = (".h5", ".hdf", ".hdf5")
 LABEL_SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".npz", *H5_SUFFIXES)
 """Endings of files that count as label maps."""
 OVERLAY_ENDING = ".overlay.png"
@@ -37,6 +43,8 @@ OVERLAY_ENDING = ".overlay.png"
 SCORES_ENDING = ".scores.json"
 NAMED = 5  # names listed when a partner is missing
 LABELS_FIELD, SCORES_FIELD = "labels", "scores"
+
+COLOUR_ADVICE = ", or, if colours are ids of 24 bits, use --label-encoding rgb24"
 
 DAMAGE = (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError)
 """What numpy raises on headers that are not its own, or too short."""
@@ -207,7 +215,7 @@ def read_label_file(file: LabelFile, encoding: Encoding = "ids") -> Array:
             f"{file}: only npz and HDF5 files hold named arrays; drop {':' + file.field!r}"
         )
     if suffix in IMAGE_SUFFIXES:
-        array = read_label_array(file.path, encoding=encoding)
+        array = read_label_array(file.path, encoding=encoding, advice=COLOUR_ADVICE)
     elif suffix == ".npy":
         array = read_npy(file.path)
     elif suffix == ".npz":

@@ -53,7 +53,7 @@ class Output:
     format: Format = "tif"
     """A label map per image, or "coco" and "places": one list of scored masks and no label maps."""
     overlay: bool = False
-    """Also write `<stem>.overlay.png`."""
+    """Also write `<stem>.overlay.png`, and `<stem>.order.png` where instances are in an order."""
     category: int | None = None
     """Category of every instance in a list, for predictors that give none."""
     images_json: Path | None = None
@@ -209,7 +209,8 @@ def _check_targets(images: Sequence[Path], output: Output) -> None:
 def _names(path: Path, output: Output) -> list[str]:
     """Files that are written for an image: first the one with its instances."""
     names = [RESULTS_FILE if output.lists else f"{path.stem}.{output.format}"]
-    return [*names, f"{path.stem}.overlay.png"] if output.overlay else names
+    more = [f"{path.stem}.overlay.png", f"{path.stem}.order.png"]
+    return [*names, *more] if output.overlay else names
 
 
 def _list_targets(images: Sequence[Path], output: Output) -> Sequence[Target | None]:
@@ -255,10 +256,12 @@ def predict_file(
     if output.format != "coco" and output.format != "places":
         write_whole(files[0], encode_labels(labels, output.format, str(files[0])))
     if output.overlay:
-        from rlseg import figures  # matplotlib: slow to import
+        from rlseg import figures, orderfigures  # matplotlib: slow to import
 
         picture, map_ = (image, labels) if image.ndim == 3 else map(figures.flat, (image, labels))
         write_whole(files[1], figures.png(figures.overlay(picture, map_)))
+        if prediction.ordered:
+            write_whole(files[2], figures.png(orderfigures.order_picture(picture, map_)))
     if predictor.task != "instance":
         return Found(rows=[], entries=[])
     rows = instance_rows(path, prediction)

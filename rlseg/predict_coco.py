@@ -140,8 +140,9 @@ def image_entries(path: Path, prediction: Prediction, target: Target) -> list[En
     ids = found.astype(np.int64)
     if target.limit is not None and len(ids) > target.limit:
         raise ConfigError(
-            f"{path}: {len(ids)} instances; the challenge takes {target.limit} per image: raise "
-            "the smallest size of an instance, or use --format coco"
+            f"{path}: {len(ids)} instances; the challenge takes {target.limit} per image, whose "
+            "numbers have 8 bits: leave the image out, or use --format coco with --images-json, "
+            "which takes any number"
         )
     categories = _category_of(path, prediction, target, ids)
     if prediction.scores is None:

@@ -19,6 +19,8 @@ class Prediction:
     """Per image float [M], confidence of instance 1..M; None where the method has none."""
     categories: tuple[Tensor, ...] | None = None
     """Per image int64 [M], category of instance 1..M; None for one-category data."""
+    ordered: bool = False
+    """Whether ids follow the order in which the method found the instances, one by one."""
     trace: Mapping[str, Tensor] = field(default_factory=dict)
     """Filled when asked for: bit planes, masks in order, probabilities; figures draw any trace."""
 

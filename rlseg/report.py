@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rlseg import __version__, figures
+from rlseg import __version__, figures, orderfigures
 from rlseg.data.base import Splits
 from rlseg.errors import CheckpointError, ConfigError, RlsegError, ShapeError
 from rlseg.files import load_json, write_whole
@@ -87,10 +87,8 @@ def write_report(
     main = loaded[0].record
     heading = title or f"{main.method} on {main.dataset}"
     parts = [*(_section(section, pictures) for section in sections), _scores(loaded)]
-    curves = figures.curves({run.name: run.scalars for run in loaded})
-    if curves is not None:
-        note = "Thin lines are logged values, thick lines their running mean."
-        parts.append(_part("Learning curves", pictures.show("curves", "", curves), note))
+    for chart, note in orderfigures.charts({run.name: run.scalars for run in loaded}):
+        parts.append(_part(chart.text, pictures.show(chart.name, "", chart.png), note))
     if examples:
         parts.append(_examples(loaded, pictures, split, examples, device))
     parts += [_configs(loaded), _environments(loaded), _commands(loaded)]
@@ -203,7 +201,7 @@ def _scores(runs: Sequence[_Run]) -> str:
         numbers = {
             k.removeprefix("eval/"): v
             for k, v in scores.items()
-            if v is None or isinstance(v, (int, float))
+            if (v is None or isinstance(v, (int, float))) and not figures.PER_STEP.fullmatch(k)
         }
         if numbers:
             table[run.name] = numbers
@@ -244,7 +242,8 @@ def _preferred(data: Splits) -> str:
 def _example_pictures(
     opened: Mapping[str, OpenedRun], part: Any, count: int, pictures: _Pictures
 ) -> str:
-    rows, bits = [], None
+    rows: list[tuple[str, Mapping[str, Any]]] = []
+    steps: list[orderfigures.Shown] = []
     for index in range(count):
         sample = part[index]
         truth = sample.labels if hasattr(sample, "labels") else sample.classes
@@ -255,10 +254,10 @@ def _example_pictures(
                     f"{name} takes {run.predictor.in_channels} channels; these images have "
                     f"{len(sample.image)}"
                 )
-            prediction = run.predictor(sample.image[None], trace=bits is None and not index)
+            prediction = run.predictor(sample.image[None], trace=not steps and not index)
             row["prediction" if len(opened) == 1 else name] = prediction.labels[0].cpu()
-            if bits is None and not index and sample.image.ndim == 3:
-                bits = figures.bit_maps(sample.image, prediction.trace)
+            if not steps and not index and sample.image.ndim == 3:
+                steps = orderfigures.step_by_step(sample.name, sample.image, prediction.trace)
         if sample.image.ndim == 4:
             row = {title: figures.flat(thing) for title, thing in row.items()}
         elif hasattr(sample, "labels"):
@@ -267,10 +266,7 @@ def _example_pictures(
     if not rows:
         return "<p>The split is empty.</p>"
     content = pictures.show("examples", "", figures.panels(rows))
-    if bits is not None:
-        caption = f"How {rows[0][0]} was coloured, bit by bit; below, the colours so far."
-        content += pictures.show("bits", caption, bits)
-    return content
+    return content + "".join(pictures.show(*shown) for shown in steps)
 
 
 def _baseline(image: torch.Tensor) -> Any:

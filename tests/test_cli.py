@@ -23,6 +23,7 @@ from rlseg.recipes import load_recipe
 from rlseg.runs import open_run, read_record
 from rlseg.train import random_state, runtime
 from tests.fake import threshold_method
+from tests.fake.camvid import write_camvid
 from tests.fake.tiny import cells_words
 from tests.train.children import same_state
 
@@ -184,6 +185,23 @@ def test_message_flags_are_read_before_and_after_the_verb(monkeypatch):
     monkeypatch.setattr("rlseg.commands.report.run", lambda args: seen.append(args) or 0)
     assert cli.main(["--quiet", "report", "x", "--verbose"]) == 0
     assert (seen[0].quiet, seen[0].verbose, seen[0].debug) == (True, True, False)
+
+
+def test_quiet_silences_warnings_about_a_part_of_a_published_set(tmp_path, caplog, capsys):
+    root = write_camvid(tmp_path / "camvid")
+    words = ["data", "stats", "camvid", str(root)]
+    assert cli.main(words) == 0
+    assert "4 of the 367 published images" in caplog.text
+    shown = capsys.readouterr().out
+    caplog.clear()
+    assert cli.main([*words, "--quiet"]) == 0
+    assert caplog.text == ""
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == (shown, "")
+    assert cli.main([*words, "--quiet", "--split", "nowhere"]) == 2, "errors are said"
+    assert "no split 'nowhere'" in capsys.readouterr().err
+    assert cli.main(words) == 0
+    assert "published images" in caplog.text, "--quiet is for one command"
 
 
 # Methods and their config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from rlseg.config import apply_overrides, build, dump, merge, nearest
 from rlseg.errors import CheckpointError, ConfigError
 from rlseg.files import load_json, load_toml, output_folder, parse_value, write_whole
 from rlseg.recipes import Recipe, load_recipe, recipe_names
+from tests.fake.child import in_child
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +226,7 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
         (b"\xff\xfea", "not UTF-8"),
         ("a = " + "[" * 200 + "]" * 200, "nested deeper than 64"),
         (".".join("a" * 100) + " = 1", "nested deeper than 64"),
-        ("a = 1" + "0" * 5000, "not TOML"),
+        ("a = 1" + "0" * 5000, r"toml: line 1: a whole number of 5001 digits; shorten"),
     ],
 )
 def test_a_bad_toml_file_is_named(tmp_path, content, message):
@@ -255,7 +257,8 @@ def test_a_file_over_the_limit_is_refused(tmp_path):
         ('{"a": 1, "a": 2}', "'a' appears twice"),
         ("[" * 200_000, "nested deeper"),
         ('{"a": [1, 2', "not JSON"),
-        ("1" * 5000, "not JSON"),
+        ("1" * 5000, r"json: line 1: a whole number of 5000 digits; shorten"),
+        ('[1,\n {"a": -' + "1" * 5000 + "}]", "line 2: a whole number of 5000 digits"),
         ("{}".encode("utf-16"), "not UTF-8"),
         ("", "not JSON"),
     ],
@@ -265,6 +268,69 @@ def test_fault_r14_a_bad_json_file_is_named(tmp_path, content, message):
     with pytest.raises(CheckpointError, match=message) as caught:
         load_json(path, error_type=CheckpointError)
     assert str(path) in str(caught.value)
+
+
+def test_fault_r14_no_depth_overflows_the_interpreter(tmp_path):
+    """Every reader of JSON and TOML, on a small stack of its own, at any depth."""
+    nested = {
+        "lists": "[" * 200_000,
+        "closed": "[" * 200_000 + "]" * 200_000,
+        "objects": '{"a":' * 200_000 + "1" + "}" * 200_000,
+        "mixed": '[{"a":' * 100_000,
+        "after a text": '["\\\\\\"[", ' + "[" * 200_000,
+        "after an odd quote": '\\"' + "[" * 200_000,
+        "just too deep": "[" * 65 + "]" * 65,
+    }
+    for name, text in nested.items():
+        write(tmp_path, f"{name}.json", text + "\n{}\n")
+    answers = in_child(
+        """
+        import threading
+        from rlseg.config import apply_overrides
+        from rlseg.data.coco import read_truth
+        from rlseg.data.image_table import read_image_table
+        from rlseg.figures import read_scalars
+        from rlseg.files import load_json, load_toml
+        from rlseg.train.plain_json import parse_json
+        from rlseg.train.run_folder import _owner
+
+        readers = {
+            "json": load_json, "toml": load_toml, "coco": read_truth, "table": read_image_table,
+            "checkpoint": lambda path: parse_json(path.read_bytes(), path, 2**24),
+            "scalars": read_scalars, "lock": _owner,
+            "flag": lambda path: apply_overrides({}, [f"a={path.read_text()}"]),
+        }
+
+        def all_of_them():
+            for path in sorted(Path(sys.argv[1]).glob("*.json")):
+                for name, read in readers.items():
+                    try:
+                        read(path)
+                        print(name, "read")
+                    except RlsegError as error:
+                        print(name, "refused" if str(path) in str(error) else error)
+
+        threading.stack_size(1 << 18)
+        worker = threading.Thread(target=all_of_them)
+        worker.start()
+        worker.join()
+        """,
+        tmp_path,
+    ).splitlines()
+    assert len(answers) == 8 * len(nested)
+    counts = Counter(answers)
+    # A settings flag takes what is no TOML for a text; a lock that says nothing is nobody's.
+    assert counts.pop("flag read") == counts.pop("lock read") == len(nested)
+    # 65 lists in one another are no checkpoint, but this reader goes deeper before it says so.
+    assert counts.pop("checkpoint read", 0) + counts["checkpoint refused"] == len(nested)
+    del counts["checkpoint refused"]
+    names = ("json", "toml", "coco", "table", "scalars")
+    assert counts == {f"{name} refused": len(nested) for name in names}
+
+
+def test_a_number_of_thousands_of_digits_on_the_command_line_is_a_text():
+    assert parse_value("1" * 5000) == "1" * 5000
+    assert parse_value("[1, " + "1" * 5000 + "]").startswith("[1, 111")
 
 
 def test_json_with_byte_order_mark_and_brackets_in_texts(tmp_path):

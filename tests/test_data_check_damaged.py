@@ -568,3 +568,78 @@ def test_report_as_table_and_json(tmp_path, capsys):
         assert all(item["note"] is note for item in report[kind])
     assert main(["data", "check", "folder", str(root), "--data", "chanels=1"]) == 2
     assert "did you mean channels" in capsys.readouterr().err.replace("'", "")
+
+
+def monuseg_pairs(root, monkeypatch):
+    names = monuseg.TRAIN[:6]
+    monuseg.write_monuseg(root, train=names)
+    base = root / monuseg.TRAINING
+    return [(base / "Tissue Images" / f"{n}.tif", base / "Annotations" / f"{n}.xml") for n in names]
+
+
+def places_pairs(root, monkeypatch):
+    numbers = {"training": (1,), "validation": tuple(range(1, 8)), "testing": (2,)}
+    monkeypatch.setattr(places, "NUMBERS", numbers)
+    places.write_places(root)
+    return [
+        (places.image_path(root, "validation", n), places.mask_path(root, "validation", n))
+        for n in numbers["validation"]
+    ]
+
+
+def coco_pairs(root, monkeypatch):
+    """Images, and the JSON file that is the truth of all of them."""
+    coco_root.write_single(root)
+    return [(root / f"images/cell{n}.png", root / "annotations.json") for n in range(10)]
+
+
+def linked_image(image, labels):
+    """An image that lies beside the root, and a link to it."""
+    outside = image.parents[2] / image.name
+    image.rename(outside)
+    image.symlink_to(outside)
+    return image
+
+
+# layout -> data set, options, what writes it and lists its pairs, what is done to pairs 1, 2, ...
+COPIES = {
+    "camvid": ({}, camvid_pairs, (*PAIR, size_mismatch, unheard_of_class, cut_image)),
+    "cityscapes": ({}, cityscapes_pairs, (*PAIR, rgba_labels, unheard_of_class, cut_labels)),
+    "coco": ({}, coco_pairs, (cut_image, garbage_image, turned_image, linked_image)),
+    "cremi": ({}, cremi_pairs, (*PAIR, size_mismatch, float_labels, cut_labels)),
+    "cvppp": ({"division": "128/0"}, cvppp_pairs, (*PAIR, float_labels, turned_labels, cut_image)),
+    "em3d": ({}, em3d_pairs, (*PAIR, cut_image, cut_labels, garbage_image)),
+    "folder": ({}, folder_pairs, (*PAIR, size_mismatch, negative_ids, garbage_image, linked_image)),
+    "gtav": ({}, gtav_pairs, (*PAIR, float_labels, unheard_of_class, cut_image)),
+    "kitti": ({}, kitti_pairs, (*PAIR, size_mismatch, turned_labels, cut_labels)),
+    "monuseg": ({}, monuseg_pairs, (*PAIR, cut_image, cut_labels, garbage_image)),
+    "places": ({}, places_pairs, (missing_labels, size_mismatch, rgba_labels, cut_image)),
+}
+
+
+@pytest.mark.parametrize("dataset", COPIES)
+def test_report_of_a_damaged_copy_of_every_layout(dataset, tmp_path, monkeypatch, capfd):
+    options, pairs_of, damages = COPIES[dataset]
+    root, out = tmp_path / dataset, tmp_path / "report.json"
+    pairs = pairs_of(root, monkeypatch)
+    arguments = ["data", "check", dataset, str(root), "--quiet", "--json", str(out)]
+    for key, value in options.items():
+        arguments += ["--data", f"{key}={value}"]
+    assert main(arguments) == 0
+    assert json.loads(out.read_text())["ok"]
+    capfd.readouterr()
+    hurt = [damage(*pair) for damage, pair in zip(damages, pairs[1:], strict=False)]
+    assert len(hurt) == len(damages)
+    assert main(arguments) == 2
+    captured = capfd.readouterr()
+    assert captured.err == f"rlseg: {dataset} at {root}: {len(damages)} problems found\n"
+    lines = [line for line in captured.out.splitlines() if line.startswith("problem  ")]
+    assert len(lines) == len(damages)
+    for path in hurt:
+        assert len([line for line in lines if path.name in line]) == 1, (path, lines)
+    report = json.loads(out.read_text(), parse_constant=refuse)
+    assert not report["ok"]
+    assert [p["what"] for p in report["problems"]] == [
+        p.what for p in check_dataset(dataset, root, options) if not p.note
+    ]
+    assert all(p["where"].startswith(str(root)) for p in report["problems"])

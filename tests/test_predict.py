@@ -382,3 +382,23 @@ def test_two_processes_share_the_images_and_write_one_table(run_folder, tmp_path
         {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two")
     )
     assert one == two
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_an_order_is_drawn_where_there_is_one(tmp_path, ordered):
+    class Halves:
+        task, ndim, in_channels, stride, size = "instance", 2, 1, 1, (9, 13)
+
+        def __call__(self, image, *, trace=False):
+            labels = torch.ones(1, *image.shape[2:], dtype=torch.int64)
+            labels[..., :6] = 2
+            return Prediction(labels=labels, ordered=ordered)
+
+    picture(tmp_path / "one.png", scene())
+    output = Output(folder=tmp_path, overlay=True)
+    predict_file(Halves(), tmp_path / "one.png", output)
+    assert (tmp_path / "one.overlay.png").is_file()
+    assert (tmp_path / "one.order.png").is_file() == ordered
+    if ordered:
+        with Image.open(tmp_path / "one.order.png") as image:
+            assert (image.mode, image.size) == ("RGB", (13 * 16, 9 * 16))

@@ -213,6 +213,22 @@ def test_settings_that_contradict_each_other(run_folder, root, tmp_path, capsys)
     assert not list(out.glob("*"))
 
 
+def test_fault_l1_more_than_255_instances_leave_no_list_of_places(run_folder, tmp_path, capsys):
+    image, table = tmp_path / "ADE_val_00000001.png", write_table(tmp_path / "t.json")
+    dots = np.zeros((40, 48), np.uint8)
+    dots[::2, ::3] = 255
+    Image.fromarray(dots).save(image)
+    out = tmp_path / "out"
+    error = refused(capsys, run_folder, out, image, "--format", "places", "--category", 4)
+    assert f"{image}: 320 instances; the challenge takes 255 per image" in error
+    assert "use --format coco with --images-json" in error
+    assert not list(out.glob("*"))
+    words = ("--format", "coco", "--category", 4, "--images-json", table)
+    assert predict(run_folder, out, image, *words) == 0, "as the message says"
+    entries = json.loads((out / "predictions.json").read_text())
+    assert len({entry["segmentation"]["counts"] for entry in entries}) == 320
+
+
 def test_a_table_is_not_overwritten(run_folder, root, tmp_path, capsys):
     table = write_table(tmp_path / "predictions.json")
     words = ("--format", "coco", "--category", 4, "--images-json", table)

@@ -35,6 +35,7 @@ ROWS = {
         "submissions",
         "labelfiles",
         "figures",
+        "orderfigures",
         "report",
         "runs",
         "methods",

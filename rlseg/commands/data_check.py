@@ -39,11 +39,11 @@ def run(args: argparse.Namespace) -> int:
     found = check_dataset(args.name, args.root, settings, advance)
     problems = [problem for problem in found if not problem.note]
     notes = [problem for problem in found if problem.note]
-    if args.json is not None:
-        write_whole(args.json, as_json(report(args, settings, found)))
     place = args.name if args.root is None else f"{args.name} at {args.root}"
     for line in table([*problems, *notes], args.root):
         print(line)
+    if args.json is not None:  # after the table: a file that cannot be written costs no reading
+        write_whole(args.json, as_json(report(args, settings, found)))
     if problems:
         sys.stderr.write(f"rlseg: {place}: {_counted(len(problems), 'problem')} found\n")
         return USER_ERROR

@@ -66,13 +66,15 @@ def run(args: argparse.Namespace) -> int:
         for name, part in parts.items():
             passes = 1 if args.radius else 2
             progress.stage(name, passes * len(part), 0)
-            statistics[name] = split_statistics(part, args.radius, progress.advance, splits.store)
+            statistics[name] = split_statistics(
+                part, args.radius, progress.advance, splits.store, splits.classes
+            )
         suggested = _suggested(splits, statistics, progress)
     finally:
         progress.close()
     for name, numbers in statistics.items():
         print_table([(f"split {name}", ""), *_rows(numbers)])
-        print()
+        print("".join(f"{line}\n" for line in _category_lines(numbers)))
     print(
         f"suggested for training at this resolution: radii {suggested['radii'][0]} and "
         f"{suggested['radii'][1]}, T (bits) {suggested['bits']}"
@@ -124,7 +126,7 @@ def _suggested(
     if tuple(n.radius for n in numbers.neighbours) != radii:
         progress.stage(f"{name}, suggested radii", numbers.samples, 0)
         part = splits.split(name)
-        numbers = split_statistics(part, radii, progress.advance, splits.store)
+        numbers = split_statistics(part, radii, progress.advance, splits.store, splits.classes)
     largest = numbers.neighbours[-1]
     return {"split": name, "radii": list(radii), "max_neighbours": largest.maximum,
             "bits": largest.bits}  # fmt: skip
@@ -162,6 +164,23 @@ def _rows(numbers: SplitStatistics) -> list[tuple[str, str]]:
         text = f"mean {mean}, at most {near.maximum}, {near.pairs} pairs: T >= {near.bits}"
         rows.append((f"within {near.radius:g}", text))
     return rows
+
+
+def _category_lines(numbers: SplitStatistics) -> list[str]:
+    """A line per category that occurs, the most frequent first; nothing where none is known."""
+    if not numbers.categories:
+        return []
+    found = [entry for entry in numbers.categories if entry.instances]
+    found.sort(key=lambda entry: -entry.instances)  # stable: else in the order of their numbers
+    width = max([len("category"), *(len(entry.name) for entry in found)])
+    lines = [f"{'category':<{width}}  {'instances':>9}  {'pixels':>8}  {'samples':>8}"][
+        : len(found)
+    ]
+    for entry in found:
+        share = "-" if entry.share is None else f"{100 * entry.share:.2f} %"
+        lines.append(f"{entry.name:<{width}}  {entry.instances:>9}  {share:>8}  {entry.samples:>8}")
+    absent = len(numbers.categories) - len(found)
+    return [*lines, f"{absent} categories without an instance"] if absent else lines
 
 
 def print_table(rows: list[tuple[str, str]]) -> None:

@@ -152,6 +152,11 @@ def _bars(
         chart.legend(fontsize=7)
 
 
+def _drawable(text: str) -> str:
+    """The text with escapes for bytes of file names that are no UTF-8: no font can draw them."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _figure(
     rows: Mapping[str, Sequence[Shown]],
     charts: Sequence[Callable[[Axes], None]],
@@ -176,7 +181,7 @@ def _figure(
                 grid[2 * r, c].imshow(picture)
                 grid[2 * r + 1, c].imshow(truth)
                 text = f"{split}\n{words}" if c == 0 else f"\n{words}"
-                grid[2 * r, c].set_title(text, fontsize=7, loc="left")
+                grid[2 * r, c].set_title(_drawable(text), fontsize=7, loc="left", parse_math=False)
         for chart, draw in zip(
             lower.subplots(1, len(charts), squeeze=False)[0], charts, strict=True
         ):

@@ -52,7 +52,10 @@ def add_parser(subparsers: Any) -> None:
         "places works without for ADE_train_<n> and ADE_val_<n>",
     )
     parser.add_argument(
-        "--overlay", action="store_true", help="also write <stem>.overlay.png with outlines"
+        "--overlay",
+        action="store_true",
+        help="also write <stem>.overlay.png with outlines, and <stem>.order.png with numbers where "
+        "the method finds instances one by one",
     )
     parser.add_argument(
         "--checkpoint", default="best", help="best, latest, previous, or a file (best)"

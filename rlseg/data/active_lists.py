@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 from rlseg.data.base import listed
+from rlseg.data.links import inside
 from rlseg.data.list_files import read_lines
 from rlseg.errors import ConfigError, CorruptDatasetError, DatasetNotFoundError
 from rlseg.files import load_json
@@ -37,7 +38,7 @@ def read_active_lists(
             f'{{"{splits[0]}": ["name", ...], ...}}, or as text files in a folder'
         )
     if path.is_dir():
-        raw = {file.stem: read_lines(file) for file in sorted(path.glob("*.txt"))}
+        raw = {file.stem: read_lines(inside(file, path)) for file in sorted(path.glob("*.txt"))}
     elif path.is_file():
         raw = load_json(path, error_type=CorruptDatasetError, max_bytes=MAX_LISTS_BYTES)
     else:

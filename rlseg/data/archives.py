@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, NoReturn
 
+from rlseg.data.links import path_fault
 from rlseg.data.tars import Readable, TarStream
 from rlseg.errors import ConfigError, CorruptDatasetError, RlsegError
 
@@ -330,6 +331,13 @@ def _unpack_tar(intake: _Intake, advance: Advance | None) -> None:
 def _settle(scratch: Path, target: Path, files: dict[str, int]) -> None:
     """Moves everything to its place, after looking whether anything is in the way."""
     in_the_way = []
+    folders = {parent for name in files for parent in Path(name).parents}
+    for folder in sorted(folders):
+        linked = path_fault(target / folder, target)
+        if linked is not None:
+            raise ConfigError(
+                f"{linked[0]} is {linked[1]}; nothing was unpacked: move it away, then repeat"
+            )
     for name in files:
         place = target / name
         if not os.path.lexists(place):

@@ -16,6 +16,8 @@ from rlseg.data.base import listed
 from rlseg.errors import CorruptDatasetError, DatasetNotFoundError, RlsegError
 
 MAX_ARRAY_BYTES = 1 << 33  # shape x itemsize, as declared in the header
+H5_SUFFIXES = (".h5", ".hdf5", ".hdf")
+"""Of HDF5 files, in lower case."""
 MAX_SOFT_LINKS = 8  # soft links followed inside one file before it counts as a loop
 
 Array = NDArray[Any]
@@ -117,6 +119,7 @@ def read_h5(
     elif index is not None:
         shape = shape[1:]
     _check_bytes(shape, dataset.dtype.itemsize, where, max_bytes)
+    check_not_empty(shape, where)
     return np.asarray(dataset[...] if index is None else dataset[index])
 
 
@@ -146,6 +149,7 @@ def read_npy(path: Path, max_bytes: int = MAX_ARRAY_BYTES, window: Window | None
     with _opened_npy(path) as (shape, dtype):
         wanted = shape if window is None else window_shape(window, shape)
         _check_bytes(wanted, dtype.itemsize, str(path), max_bytes)
+        check_not_empty(wanted, str(path))
         if window is None:
             return np.asarray(np.load(path, allow_pickle=False))
         return np.array(np.load(path, mmap_mode="r", allow_pickle=False)[window])
@@ -177,8 +181,31 @@ def _opened_npy(path: Path) -> Iterator[tuple[tuple[int, ...], np.dtype[Any]]]:
         raise
     except FileNotFoundError as error:
         raise DatasetNotFoundError(f"{path}: no such file") from error
-    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        EOFError,
+        SyntaxError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+        tokenize.TokenError,
+    ) as error:  # numpy reads the header as Python text
         raise CorruptDatasetError(f"{path}: not a readable npy file ({error})") from error
+
+
+def check_not_empty(shape: tuple[int, ...], where: str) -> None:
+    """Nothing, unless a side is 0.
+
+    Raises:
+        CorruptDatasetError: one is.
+    """
+    if 0 in shape:
+        raise CorruptDatasetError(
+            f"{where}: an array of shape {list(shape)}, without a single number; replace it, or "
+            "remove the sample"
+        )
 
 
 def _check_bytes(shape: tuple[int, ...], itemsize: int, where: str, max_bytes: int) -> None:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from torch import Tensor
+
+from rlseg.data.orientation import orientation_note
 from rlseg.data.samples import InstanceSample, SemanticSample
-from rlseg.errors import ConfigError, DatasetNotFoundError, RlsegError
+from rlseg.errors import ConfigError, CorruptDatasetError, DatasetNotFoundError, RlsegError
 
 if TYPE_CHECKING:
     from rlseg.data.store import Store
 
+_LOG = logging.getLogger(__name__)
+
 LISTED = 10  # names shown in a message before "and n more"
 FULL_IDS = (255, 65535)  # instances that fill label files of 8 and of 16 bits
+SHARES_OFF = 1e-6  # by which shares may miss 1
 
 Advance = Callable[[str, int, int], None]
 """Told the split, the number of its samples done, and their number, for a progress display."""
@@ -104,7 +112,7 @@ class Splits:
     channels: int
     """Image channels."""
     classes: tuple[str, ...] = ()
-    """Class names of semantic data, in the order of class ids."""
+    """Names of classes in the order of their ids; of `Categorised` instances, their categories."""
     parts: Mapping[str, Any]
     """Split name -> InstanceDataset or SemanticDataset."""
     digest: str
@@ -157,6 +165,20 @@ def listed(names: Iterable[object]) -> str:
     return shown if len(items) <= LISTED else f"{shown} and {len(items) - LISTED} more"
 
 
+def check_fractions(fractions: tuple[float, float, float]) -> None:
+    """Nothing, if these are shares of train, valid and test.
+
+    Raises:
+        ConfigError: negative, none for train, or not 1 in sum.
+    """
+    # Written so that it is false for numbers that are not finite, too.
+    if not (min(fractions) >= 0 and fractions[0] > 0 and abs(sum(fractions) - 1) <= SHARES_OFF):
+        raise ConfigError(
+            "fractions must be shares of train, valid, test that add up to 1 with train above 0, "
+            f"got {list(fractions)}"
+        )
+
+
 def existing_root(root: Path | None, dataset: str, how_to_get: str) -> Path:
     """The root folder, after checking that it is one.
 
@@ -189,13 +211,35 @@ class Readable(Protocol):
         """Place of each file of sample `index`, the labels last -> what reads it alone."""
 
 
+@runtime_checkable
+class Categorised(Protocol):
+    """A dataset of instances that knows the category of each."""
+
+    def categories(self, index: int) -> Tensor:
+        """Place in the splits' `classes` of instance 1..N of sample `index`: int64 [N].
+
+        Empty for a sample without a truth.
+        """
+
+
 def try_samples(
-    dataset: InstanceDataset | SemanticDataset, split: str, advance: Advance | None = None
+    dataset: InstanceDataset | SemanticDataset,
+    split: str,
+    advance: Advance | None = None,
+    *,
+    truth: bool = True,
 ) -> list[Problem]:
     """What is wrong with the samples of a split, after reading them all.
 
     Where a sample cannot be read, there is one problem per damaged file of a `Readable` dataset, or
-    one for the sample. Instances that are missing or suspiciously many are notes.
+    one for the sample. Instances that are missing or suspiciously many are notes, and images whose
+    EXIF orientation no size can confirm.
+
+    Args:
+        dataset: the split.
+        split: its name.
+        advance: told how far it is.
+        truth: False where nobody expects one, as for test images of a challenge.
     """
     problems: list[Problem] = []
     for index in range(len(dataset)):
@@ -207,7 +251,9 @@ def try_samples(
         else:
             if isinstance(sample, InstanceSample):
                 where = list(halves)[-1] if halves else f"{split}, {sample.name}"
-                problems += instance_notes(sample, where)
+                problems += instance_notes(sample, where) if truth else []
+            for place in list(halves)[:-1]:
+                problems += image_notes(place)
         if advance is not None:
             advance(split, index + 1, len(dataset))
     return problems
@@ -232,26 +278,78 @@ def faults_of(
     return found or [as_problem(error, where)]
 
 
-def as_problem(error: RlsegError, where: str = "data") -> Problem:
+def as_problem(error: RlsegError, where: str | Path | None = None) -> Problem:
     """A problem from an error of the form `file: what`.
 
     Args:
         error: the error.
-        where: place, if the error names none.
+        where: place of errors that name no file; None = all before the colon is the place.
     """
     place, _, what = str(error).partition(": ")
-    return Problem(where=place, what=what) if what else Problem(where=where, what=str(error))
+    if what and (where is None or _is_place(place)):
+        return Problem(where=place, what=what)
+    return Problem(where="data" if where is None else str(where), what=str(error))
+
+
+def _is_place(text: str) -> bool:
+    """Whether the beginning of a message is the path of a file, there or missing."""
+    if "\0" in text or not text:
+        return False
+    path = Path(text)
+    try:
+        return os.path.lexists(path) or (os.sep in text and path.parent.is_dir())
+    except OSError:  # longer than a path can be
+        return False
+
+
+OnError = Callable[[RlsegError], None]
+"""Told of an error; goes on afterwards, or raises it."""
+
+
+def stop_at(error: RlsegError) -> None:
+    """What opening a data set does with an error, where checking goes on.
+
+    Raises:
+        RlsegError: always.
+    """
+    raise error
+
+
+def raise_first(problems: Iterable[Problem]) -> None:
+    """Nothing, if all problems are notes.
+
+    Raises:
+        CorruptDatasetError: names the first problem and how many more there are.
+    """
+    serious = [problem for problem in problems if not problem.note]
+    if serious:
+        more = f" (and {len(serious) - 1} more like it)" if len(serious) > 1 else ""
+        raise CorruptDatasetError(f"{serious[0].where}: {serious[0].what}{more}")
+
+
+def warn(notes: Iterable[Problem], dataset: str = "") -> None:
+    """Logs each note as a warning, behind the name of the data set where one is given."""
+    for note in notes:
+        _LOG.warning("%s: %s", f"{dataset}, {note.where}" if dataset else note.where, note.what)
+
+
+def image_notes(place: str | Path) -> list[Problem]:
+    """A note on a sound image with labels, if these may have been drawn on it turned otherwise."""
+    what = orientation_note(Path(place))
+    return [] if what is None else [Problem(where=str(place), what=what, note=True)]
 
 
 def instance_notes(sample: InstanceSample, where: str) -> list[Problem]:
-    """Notes on a sound sample: no instance, or as many as the ids of a narrow type can tell apart.
+    """Notes on a sound sample with labels: nothing known, no instance, or as many as fill a type.
 
     Args:
         sample: with consecutive labels.
         where: place of its labels.
     """
     count = int(sample.labels.max()) if sample.labels.numel() else 0
-    if count == 0 and bool(sample.valid.any()):
+    if not bool(sample.valid.any()):
+        what = "nothing is known: every pixel has the ignore id; it teaches and counts nothing"
+    elif count == 0:
         what = "no instance; all that is known is background"
     elif count in FULL_IDS:
         bits = count.bit_length()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,17 +17,18 @@ from rlseg.data.base import (
     digest_of,
     existing_root,
     listed,
+    raise_first,
+    warn,
 )
 from rlseg.data.class_maps import (
     ClassMaps,
     check_class_maps,
     fewer_than_published,
-    raise_first,
     sizes_by_split,
-    warn,
 )
 from rlseg.data.idlists import committed_ids
 from rlseg.data.layout import Layout, Record
+from rlseg.data.links import inside, path_fault
 from rlseg.data.list_files import read_lines
 from rlseg.data.memory import InMemory
 from rlseg.data.semantic_classes import CAMVID_CLASSES, CAMVID_TABLE
@@ -100,7 +102,7 @@ def open_splits(root: Path | None, options: Options) -> Splits:
     found, problems = _survey(root)
     raise_first(problems)
     parts = found if options.splits == "plain" else _active(found)
-    warn("camvid", _missing(parts, options))
+    warn(_missing(parts, options), "camvid")
     return Splits(
         dataset="camvid",
         task="semantic",
@@ -121,7 +123,7 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
         root = existing_root(root, "camvid", CamVid.how_to_get)
         found, problems = _survey(root)
     except RlsegError as error:
-        return [Problem(where=str(root), what=str(error))]
+        return [as_problem(error, str(root))]
     parts = found if options.splits == "plain" else _active(found)
     problems += _missing(parts, options)
     for split, records in parts.items():
@@ -140,52 +142,75 @@ def _survey(root: Path) -> tuple[dict[str, list[Record]], list[Problem]]:
         raise CamVid.files.not_found(root, "camvid", CamVid.how_to_get)
     found: dict[str, list[Record]] = {}
     problems: list[Problem] = []
+    place: dict[str, str] = {}
     for split, folder in FOLDERS.items():
         list_path = base / f"{folder}.txt"
-        if list_path.is_file():
-            records, trouble = _listed_pairs(base, folder, list_path)
+        if os.path.lexists(list_path):
+            records, trouble = _listed_pairs(root, base, folder, place)
         else:
-            records, trouble = CamVid.files.survey(base, folder)
+            records, trouble = CamVid.files.survey(base, folder, root)
         problems += trouble
         if records:
             found[split] = records
     return found, problems
 
 
-def _listed_pairs(base: Path, folder: str, list_path: Path) -> tuple[list[Record], list[Problem]]:
-    """The pairs that a list names, sorted by name, and what is wrong with it."""
+def _listed_pairs(
+    root: Path, base: Path, folder: str, place: dict[str, str]
+) -> tuple[list[Record], list[Problem]]:
+    """The pairs that a list names, sorted by name, and what is wrong with it.
+
+    Args:
+        root: folder that links may not leave.
+        base: folder of the lists.
+        folder: name of the list, and of the folder of its images.
+        place: frame -> where a list names it; this one's are added.
+    """
+    list_path = base / f"{folder}.txt"
     records: dict[str, Record] = {}
     problems: list[Problem] = []
+    said: set[str] = set()
     try:
-        lines = read_lines(list_path)
+        lines = read_lines(inside(list_path, root))
     except RlsegError as error:
         return [], [as_problem(error)]
     for number, line in enumerate(lines, 1):
         where = f"{list_path}, entry {number}"
         try:
-            record = _listed_pair(base, line)
+            record = _listed_pair(root, base, line)
         except CorruptDatasetError as error:
-            problems.append(Problem(where=where, what=str(error)))
+            if str(error) not in said:  # a linked folder, once
+                problems.append(Problem(where=where, what=str(error)))
+            said.add(str(error))
             continue
         if record.name in records:
             problems.append(Problem(where=where, what=f"{record.name} is listed twice"))
+        elif record.name in place:
+            what = (
+                f"{record.name} is in {place[record.name]} too; what is learnt must not be scored"
+            )
+            problems.append(Problem(where=where, what=f"{what}: cut one of the lines"))
+        place.setdefault(record.name, where)
         records[record.name] = record
+    images = base / folder
+    sound = images.is_dir() and path_fault(images, root) is None
     loose = [
         path.name
-        for path in sorted((base / folder).iterdir() if (base / folder).is_dir() else ())
+        for path in sorted(images.iterdir() if sound else ())
         if path.suffix.lower() in (".png", ".jpg", ".jpeg") and path.stem not in records
     ]
     if loose:
-        what = f"does not name {len(loose)} images of {base / folder}: {listed(loose)}; left out"
+        what = f"does not name {len(loose)} images of {images}: {listed(loose)}; left out"
         problems.append(Problem(where=str(list_path), what=what, note=True))
     return [records[name] for name in sorted(records)], problems
 
 
-def _listed_pair(base: Path, line: str) -> Record:
+def _listed_pair(root: Path, base: Path, line: str) -> Record:
     """The pair of one line, by the last two parts of both paths.
 
     Raises:
-        CorruptDatasetError: another form, other folders, or a file that is not there.
+        CorruptDatasetError: another form, other folders, a file that is not there, or a link out
+            of the root.
     """
     match = LIST_LINE.fullmatch(line)
     if match is None:
@@ -198,6 +223,7 @@ def _listed_pair(base: Path, line: str) -> Record:
     if labels.stem not in (image.stem, f"{image.stem}_L"):
         raise CorruptDatasetError(f"pairs {image} with {labels}; the names must be the same")
     for path in (base / image, base / labels):
+        inside(path, root)
         if not path.is_file():
             raise CorruptDatasetError(f"names {path}, which is not there; add it or cut the line")
     return Record(name=image.stem, files={"image": base / image, "labels": base / labels})

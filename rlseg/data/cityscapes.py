@@ -16,24 +16,26 @@ from rlseg.data.base import (
     Advance,
     Problem,
     Splits,
+    as_problem,
     digest_of,
     existing_root,
     listed,
+    raise_first,
     try_samples,
+    warn,
 )
 from rlseg.data.class_maps import (
     ClassMaps,
     check_class_maps,
     fewer_than_published,
-    raise_first,
     read_picture,
     sizes_by_split,
-    warn,
 )
 from rlseg.data.idlists import committed_ids, divide
 from rlseg.data.images import check_same_size, read_label_array
 from rlseg.data.labels import from_array
 from rlseg.data.layout import Layout, Record
+from rlseg.data.links import inside
 from rlseg.data.memory import InMemory
 from rlseg.data.samples import InstanceSample
 from rlseg.data.semantic_classes import (
@@ -191,7 +193,7 @@ def open_splits(root: Path | None, options: Options) -> Splits:
     found, problems = _survey(root, options)
     raise_first(problems)
     parts, notes = _parts(root, found, options)
-    warn("cityscapes", notes)
+    warn(notes, "cityscapes")
     kind = Cityscapes if options.task == "semantic" else CityscapesInstances
     return Splits(
         dataset="cityscapes",
@@ -212,15 +214,20 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
     try:
         root = existing_root(root, "cityscapes", Cityscapes.how_to_get)
         found, problems = _survey(root, options)
-        parts, notes = _parts(root, found, options)
     except RlsegError as error:
-        return [Problem(where=str(root), what=str(error))]
-    problems += notes
+        return [as_problem(error, str(root))]
+    parts = found  # as far as lists cannot be used: the images are there all the same
+    try:
+        parts, notes = _parts(root, found, options)
+        problems += notes
+    except RlsegError as error:
+        problems.append(as_problem(error, str(root)))
     for split, records in parts.items():
         if options.task == "semantic":
             problems += check_class_maps(Cityscapes(records), split, advance)
         else:
-            problems += try_samples(CityscapesInstances(records), split, advance)
+            dataset = CityscapesInstances(records)
+            problems += try_samples(dataset, split, advance, truth=split != "test")
     return problems
 
 
@@ -243,7 +250,7 @@ def _survey(root: Path, options: Options) -> tuple[dict[str, list[Record]], list
     found: dict[str, list[Record]] = {}
     problems: list[Problem] = []
     for split, folder in FOLDERS.items():
-        records, missing = layout.survey(base, folder)
+        records, missing = layout.survey(base, folder, root)
         problems += missing
         named = [replace(r, name=r.files["image"].name.removesuffix(IMAGE_END)) for r in records]
         if named:
@@ -287,10 +294,11 @@ def _active_names(root: Path, train: list[str], options: Options) -> dict[str, s
     """
     if options.lists:
         splits = tuple(split for split in ACTIVE_PUBLISHED if split != "test")
-        lists = read_active_lists(root / options.lists, splits, IMAGE_END)
+        place = inside(root / options.lists, root)
+        lists = read_active_lists(place, splits, IMAGE_END)
         if train and not set(train) & {name for names in lists.values() for name in names}:
             raise CorruptDatasetError(
-                f"{root / options.lists}: none of its names is in the train folder, which holds "
+                f"{place}: none of its names is in the train folder, which holds "
                 f"{listed(sorted(train))}"
             )
         return {split: set(names) for split, names in lists.items()}

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from rlseg.data.base import Advance, Problem, faults_of
-from rlseg.data.images import check_same_size, read_image, read_label_array
+from rlseg.data.base import Advance, Problem, faults_of, image_notes
+from rlseg.data.images import check_same_size, read_label_array, read_levels
 from rlseg.data.layout import Record
+from rlseg.data.levels import to_unit
+from rlseg.data.memory import PackedSample
 from rlseg.data.samples import SemanticSample
-from rlseg.data.semantic_classes import VOID, ClassTable, to_classes
+from rlseg.data.semantic_classes import VOID, ClassTable, narrow_classes
 from rlseg.errors import CorruptDatasetError, RlsegError
-
-_LOG = logging.getLogger(__name__)
 
 
 class ClassMaps:
@@ -35,19 +34,25 @@ class ClassMaps:
 
     def __getitem__(self, index: int) -> SemanticSample:
         """Pair `index`, read from its two files: image float32 [3, H, W], classes int64 [H, W]."""
+        return self.packed(index).whole()
+
+    def packed(self, index: int) -> PackedSample[SemanticSample]:
+        """Pair `index` in the types of its files."""
         record = self.records[index]
         image_path, labels_path = record.files["image"], record.files["labels"]
-        classes = read_class_map(labels_path, self.table)
-        image = read_picture(image_path)
+        classes = _read_classes(labels_path, self.table)
+        image, scale = _read_colours(image_path)
         check_same_size(image, classes, str(image_path), str(labels_path))
-        return SemanticSample(image=image, classes=classes, name=record.name)
+        return PackedSample(
+            image=image, scale=scale, labels=classes, valid=None, name=record.name, semantic=True
+        )
 
     def readers(self, index: int) -> dict[str, Callable[[], object]]:
         """Path of the picture and of the class map of pair `index` -> what reads it alone."""
         image_path, labels_path = (self.records[index].files[role] for role in ("image", "labels"))
         return {
-            str(image_path): lambda: read_picture(image_path),
-            str(labels_path): lambda: read_class_map(labels_path, self.table),
+            str(image_path): lambda: _read_colours(image_path),
+            str(labels_path): lambda: _read_classes(labels_path, self.table),
         }
 
 
@@ -58,10 +63,15 @@ def read_picture(path: Path) -> Tensor:
         DatasetNotFoundError: no such file.
         CorruptDatasetError: unreadable, or several frames.
     """
-    image = read_image(path, channels=3)
+    return to_unit(*_read_colours(path))
+
+
+def _read_colours(path: Path) -> tuple[Tensor, int]:
+    """Levels [3, H, W] and what they are divided by."""
+    image, scale = read_levels(path, channels=3)
     if image.ndim != 3:
         raise CorruptDatasetError(f"{path}: {image.shape[1]} frames where one is expected")
-    return image
+    return image, scale
 
 
 def read_class_map(path: Path, table: ClassTable) -> Tensor:
@@ -71,10 +81,15 @@ def read_class_map(path: Path, table: ClassTable) -> Tensor:
         DatasetNotFoundError: no such file.
         CorruptDatasetError: unreadable, in colour, several frames, or with ids unheard of.
     """
+    return _read_classes(path, table).long()
+
+
+def _read_classes(path: Path, table: ClassTable) -> Tensor:
+    """Classes uint8 [H, W]."""
     ids = read_label_array(path)
     if ids.ndim != 2:
         raise CorruptDatasetError(f"{path}: {ids.shape[0]} frames where one is expected")
-    return to_classes(ids, table, str(path))
+    return narrow_classes(ids, table, str(path))
 
 
 def check_class_maps(dataset: ClassMaps, split: str, advance: Advance | None) -> list[Problem]:
@@ -86,6 +101,7 @@ def check_class_maps(dataset: ClassMaps, split: str, advance: Advance | None) ->
         except RlsegError as error:
             problems += faults_of(error, dataset.readers(index).values(), f"split {split}")
         else:
+            problems += image_notes(record.files["image"])
             if bool((sample.classes == VOID).all()):
                 what = "no pixel has a class; the pair teaches and counts nothing"
                 where = str(record.files["labels"])
@@ -95,30 +111,12 @@ def check_class_maps(dataset: ClassMaps, split: str, advance: Advance | None) ->
     return problems
 
 
-def raise_first(problems: Sequence[Problem]) -> None:
-    """Nothing, if all problems are notes.
-
-    Raises:
-        CorruptDatasetError: names the first problem and how many more there are.
-    """
-    serious = [problem for problem in problems if not problem.note]
-    if serious:
-        more = f" (and {len(serious) - 1} more like it)" if len(serious) > 1 else ""
-        raise CorruptDatasetError(f"{serious[0].where}: {serious[0].what}{more}")
-
-
 def fewer_than_published(split: str, found: int, published: int) -> list[Problem]:
     """A note that a split is a subset of what was published; empty if it is not."""
     if found >= published:
         return []
     what = f"{found} of the {published} published images; scores do not compare with published ones"
     return [Problem(where=f"split {split}", what=what, note=True)]
-
-
-def warn(dataset: str, notes: Sequence[Problem]) -> None:
-    """Logs each note as a warning."""
-    for note in notes:
-        _LOG.warning("%s, %s: %s", dataset, note.where, note.what)
 
 
 def sizes_by_split(parts: Mapping[str, Sequence[Record]]) -> dict[str, list[tuple[str, list[int]]]]:

@@ -22,16 +22,18 @@ from rlseg.data.base import (
     Problem,
     Splits,
     as_problem,
+    check_fractions,
     digest_of,
     existing_root,
+    image_notes,
     listed,
+    raise_first,
 )
 from rlseg.data.coco import CocoTruth
 from rlseg.data.coco_files import (
     CocoImage,
     CocoPart,
     MissingImages,
-    corrupt,
     find_files,
     read_part,
     unlisted,
@@ -43,7 +45,7 @@ from rlseg.data.images import read_image
 from rlseg.data.labels import compact
 from rlseg.data.memory import InMemory
 from rlseg.data.samples import InstanceSample
-from rlseg.errors import ConfigError, CorruptDatasetError, RlsegError
+from rlseg.errors import CorruptDatasetError, RlsegError
 
 __all__ = ["DATASET", "Coco", "Instances", "Options", "check", "open_splits", "read_picture"]
 
@@ -71,15 +73,7 @@ class Options:
     """Seed of that split."""
 
     def __post_init__(self) -> None:
-        if not (
-            min(self.fractions) >= 0
-            and self.fractions[0] > 0
-            and abs(sum(self.fractions) - 1) <= 1e-6
-        ):
-            raise ConfigError(
-                "fractions must be shares of train, valid, test that add up to 1 with train above "
-                f"0, got {list(self.fractions)}"
-            )
+        check_fractions(self.fractions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +117,11 @@ class Coco:
         images: Sequence[CocoImage],
         channels: int | None = None,
         convert: Literal["auto", 1, 3] = "auto",
+        classes: Sequence[str] = (),
     ) -> None:
         self.truth, self.images = truth, tuple(images)
         self.channels, self.convert = channels, convert
+        self.chosen = tuple(classes) or truth.category_names
 
     def __len__(self) -> int:
         """Number of images."""
@@ -176,6 +172,12 @@ class Coco:
             categories=torch.from_numpy(self.truth.category[places]),
         )
 
+    def categories(self, index: int) -> Tensor:
+        """Place among the chosen categories of instance 1..N of image `index`: int64 [N]."""
+        chosen = np.isin(self.truth.category_names, self.chosen)
+        ids = self.truth.category_ids[chosen]
+        return torch.from_numpy(np.searchsorted(ids, self.instances(index).categories.numpy()))
+
 
 DATASET = Coco
 """The class that declares the data set."""
@@ -210,9 +212,7 @@ def open_splits(root: Path | None, options: Options) -> Splits:
     """
     root = existing_root(root, "coco", Coco.how_to_get)
     parts = _read(root, options)
-    problems = [problem for part in parts for problem in part.problems if not problem.note]
-    if problems:
-        raise corrupt(problems)
+    raise_first(problem for part in parts for problem in part.problems)
     for part in parts:
         if part.problems:
             _LOG.warning(
@@ -229,7 +229,7 @@ def open_splits(root: Path | None, options: Options) -> Splits:
         channels=channels[0],
         classes=_classes(parts, options),
         parts={
-            split: InMemory(Coco(part.truth, images, *channels))
+            split: InMemory(Coco(part.truth, images, *channels, options.categories))
             for split, (part, images) in found.items()
         },
         digest=digest_of(
@@ -313,7 +313,7 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
         root = existing_root(root, "coco", Coco.how_to_get)
         files = find_files(root, options.annotations, Coco.how_to_get)
     except RlsegError as error:
-        return [Problem(where=str(root), what=str(error))]
+        return [as_problem(error, str(root))]
     parts: list[CocoPart] = []
     for file in files:
         try:
@@ -323,7 +323,8 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
     if parts:
         try:
             _classes(parts, options)
-            _by_split(parts, options)
+            if all(problem.note for part in parts for problem in part.problems):
+                _by_split(parts, options)
         except RlsegError as error:
             problems.append(as_problem(error))
     channels: tuple[int | None, Literal["auto", 1, 3]] = None, "auto"
@@ -353,6 +354,8 @@ def _part_problems(part: CocoPart, images: Coco, advance: Advance | None) -> lis
             images.picture(index)
         except RlsegError as error:
             problems.append(as_problem(error))
+        else:
+            problems += image_notes(image.path)
         painted = images.painted(index)
         if painted.contested:
             contested[image.name] = painted.contested

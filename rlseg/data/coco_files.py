@@ -13,14 +13,14 @@ import numpy as np
 from rlseg.data.base import Problem, contents, listed
 from rlseg.data.coco import CocoTruth, read_truth
 from rlseg.data.columns import Ints
-from rlseg.errors import ConfigError, CorruptDatasetError, DatasetNotFoundError, show
+from rlseg.data.links import inside, link_fault, path_fault
+from rlseg.errors import ConfigError, DatasetNotFoundError, show
 
 __all__ = [
     "CocoFile",
     "CocoImage",
     "CocoPart",
     "MissingImages",
-    "corrupt",
     "find_files",
     "read_part",
     "unlisted",
@@ -42,6 +42,8 @@ class CocoFile:
     """A JSON file, and where its images may lie."""
 
     path: Path
+    root: Path
+    """Of the data set: links may not leave it."""
     split: str | None
     """None = the only file, with the images of all splits."""
     folders: tuple[Path, ...]
@@ -99,7 +101,7 @@ def find_files(root: Path, annotations: str, how_to_get: str) -> list[CocoFile]:
                 f"{found[split].path} and {path} both hold split {split!r}; keep one of them, or "
                 "name the one to read (data set option annotations)"
             )
-        found[split] = CocoFile(path=path, split=split, folders=_different(folders))
+        found[split] = CocoFile(path=path, root=root, split=split, folders=_different(folders))
     if found:
         return [found[split] for split in dict.fromkeys(WORDS.values()) if split in found]
     single = [place / ONE_FILE for place in places if (place / ONE_FILE).is_file()]
@@ -120,7 +122,9 @@ def find_files(root: Path, annotations: str, how_to_get: str) -> list[CocoFile]:
 
 def _single(root: Path, path: Path) -> CocoFile:
     folders = (path.parent, path.parent / "images", root / "images", root)
-    return CocoFile(path=path, split=None, folders=_different(folders))
+    # Where a setting names a file elsewhere, its own folder is the border.
+    border = root if path.is_relative_to(root) else path.parent
+    return CocoFile(path=path, root=border, split=None, folders=_different(folders))
 
 
 def _different(folders: Iterable[Path]) -> tuple[Path, ...]:
@@ -153,13 +157,13 @@ def read_part(
         CorruptDatasetError: unreadable, or not such a data set.
         ConfigError: a category that the file does not have.
     """
-    truth = read_truth(file.path)
+    truth = read_truth(inside(file.path, file.root))
     kept = np.isin(truth.category, _category_ids(truth, categories, file.path))
     places = np.flatnonzero(kept)
     places = places[np.argsort(truth.image[places], kind="stable")]
     bounds = np.searchsorted(truth.image[places], np.append(truth.image_ids, np.iinfo("i8").max))
     names = _names(truth.image_names)
-    images, problems, owner = [], [], dict[str, int]()
+    images, problems, owner, said = [], [], dict[str, int](), set[str]()
     for k, file_name in enumerate(truth.image_names):
         number = int(truth.image_ids[k])
         where = f"{file.path}: image {number}"
@@ -168,10 +172,12 @@ def read_part(
             what = f"file_name {show(file_name)} is also that of image {other}; rename one"
             problems.append(Problem(where=where, what=what))
             continue
-        path, what = _found(file_name, file.folders)
+        path, what = _found(file_name, file)
         if path is None:
             note = missing_images == "leave_out" and _inside(file_name)
-            problems.append(Problem(where=where, what=what, note=note))
+            if what not in said:  # a linked folder, once
+                problems.append(Problem(where=where, what=what, note=note))
+            said.add(what)
             continue
         height, width = truth.image_sizes[k].tolist()
         images.append(
@@ -189,7 +195,7 @@ def _category_ids(truth: CocoTruth, names: Sequence[str], path: Path) -> Ints:
     strange = [name for name in names if name not in truth.category_names]
     if strange:
         raise ConfigError(
-            f"{path} has no category {listed(strange)}; it has {listed(truth.category_names)} "
+            f"{path}: no category {listed(strange)}; it has {listed(truth.category_names)} "
             "(data set option categories)"
         )
     chosen = [not names or name in names for name in truth.category_names]
@@ -211,24 +217,24 @@ def _inside(file_name: str) -> bool:
     return named and not rooted and ".." not in {*posix.parts, *windows.parts}
 
 
-def _found(file_name: str, folders: Sequence[Path]) -> tuple[Path | None, str]:
+def _found(file_name: str, file: CocoFile) -> tuple[Path | None, str]:
     """The file of that name, or why there is none to read."""
     if not _inside(file_name):
         return None, (
             f"file_name {show(file_name)} is no path below the folder of the images; correct it"
         )
-    for folder in folders:
+    for folder in file.folders:
         path = folder / file_name
         try:
+            fault = path_fault(path, file.root)
+            if fault is not None:
+                return None, f"{fault[0]} is {fault[1]}"
             if not path.is_file():
                 continue
-            # The folder may be a link of the user's own; what a name reaches may not leave it.
-            if not path.resolve().is_relative_to(folder.resolve()):
-                return None, f"{path} is a link out of {folder}; copy the file"
         except OSError as error:  # a name longer than the system allows, for example
             return None, f"file_name {show(file_name)}: {error.strerror}"
         return path, ""
-    return None, f"file_name {show(file_name)}: no such file in {listed(folders)}"
+    return None, f"file_name {show(file_name)}: no such file in {listed(file.folders)}"
 
 
 def unlisted(parts: Sequence[CocoPart]) -> list[Path]:
@@ -238,11 +244,9 @@ def unlisted(parts: Sequence[CocoPart]) -> list[Path]:
         path
         for folder in sorted({path.parent for path in named})
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in PICTURES and path.is_file() and path not in named
+        if path.suffix.lower() in PICTURES
+        and path.is_file()
+        and path not in named
+        # What a link out of the root leads to is a problem already.
+        and all(link_fault(path, part.file.root) is None for part in parts)
     ]
-
-
-def corrupt(problems: Sequence[Problem]) -> CorruptDatasetError:
-    """The error for problems that keep a data set from being opened."""
-    more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
-    return CorruptDatasetError(f"{problems[0].where}: {problems[0].what}{more}")

@@ -71,8 +71,8 @@ def convert(
         progress: told after each image.
 
     Raises:
-        ConfigError: options that do not fit, a target that is not empty, volumes, or ids, images
-            or unknown pixels that the target cannot hold.
+        ConfigError: options that do not fit, a target that is not empty or lies in the source,
+            volumes, or ids, images or unknown pixels that the target cannot hold.
         DatasetNotFoundError: no data at the source.
         CorruptDatasetError: damaged or contradicting files.
     """
@@ -85,7 +85,7 @@ def convert(
         raise ConfigError(f"label maps of {source_format} have no overlaps; leave that option out")
     if category is not None and (target_format != "coco" or not category):
         raise ConfigError("category is the name of the category in a COCO file; leave it out")
-    _check_target(target)
+    _check_target(target, source)
     options = _options(settings or {}, source_format, ignore_id)
     opened = open_source(source, source_format, options, overlaps)
     wanted = Wanted(ignore_id=ignore_id, category=category or "instance")
@@ -137,12 +137,16 @@ def _check_formats(source: str, target: str) -> None:
         raise ConfigError(f"both formats are {source}; copy the folder, or name another format")
 
 
-def _check_target(target: Path) -> None:
+def _check_target(target: Path, source: Path) -> None:
     if target.is_dir():
         if any(target.iterdir()):
             raise ConfigError(f"{target} is not empty; name a new folder")
     elif target.exists() or target.is_symlink():
         raise ConfigError(f"{target} is not a folder; name a new one")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(
+            f"{target} lies inside {source}, which is only read; name a folder outside of it"
+        )
 
 
 def _written(

@@ -14,14 +14,16 @@ from torch import Tensor
 
 from rlseg.data import coco_dataset, cvppp, folder
 from rlseg.data.arrays import h5_dataset, opened_h5, read_h5
-from rlseg.data.base import contents, existing_root, listed
-from rlseg.data.coco_files import CocoPart, corrupt, find_files, read_part
+from rlseg.data.base import contents, existing_root, listed, raise_first
+from rlseg.data.coco_files import CocoPart, find_files, read_part
 from rlseg.data.coco_masks import Painted
 from rlseg.data.columns import Bools
 from rlseg.data.cvppp_files import Plant, find_plants, read_plant
 from rlseg.data.cvppp_files import Source as PlantSource
-from rlseg.data.images import EXIF_ORIENTATION, check_same_size, read_label_array
+from rlseg.data.images import check_same_size, read_label_array
 from rlseg.data.labels import from_array
+from rlseg.data.orientation import EXIF_ORIENTATION
+from rlseg.data.quiet import quiet_pillow
 from rlseg.errors import ConfigError, DatasetNotFoundError
 from rlseg.files import load_json
 
@@ -111,7 +113,10 @@ def _copyable(path: Path) -> Path | None:
     """The file, if other programs see in it what we see: one frame, stored upright."""
     if path.suffix.lower() not in PICTURES:
         return None
-    with Image.open(path) as image:  # after it was read: its size is known to be within the limit
+    with (
+        quiet_pillow(),
+        Image.open(path) as image,
+    ):  # after it was read: its size is known to be within the limit
         frames = int(getattr(image, "n_frames", 1))
         upright = int(image.getexif().get(EXIF_ORIENTATION, 1)) == 1
     return path if frames == 1 and upright else None
@@ -183,8 +188,7 @@ def _cvppp(root: Path, options: cvppp.Options, *, every: bool) -> Source:
     notes: list[str] = []
     for part in options.parts:
         training, testing, problems = find_plants(root, part, options.form)
-        if problems:
-            raise corrupt(problems)
+        raise_first(problems)
         if every and not training:
             raise DatasetNotFoundError(f"no labelled plants of {part} at {root}")
         if testing:
@@ -237,9 +241,7 @@ def _coco(root: Path, options: coco_dataset.Options, overlaps: Overlaps) -> Sour
     notes: list[str] = []
     for file in find_files(root, options.annotations, coco_dataset.Coco.how_to_get):
         part = read_part(file, options.categories, missing_images=options.missing_images)
-        problems = [problem for problem in part.problems if not problem.note]
-        if problems:
-            raise corrupt(problems)
+        raise_first(part.problems)
         if part.problems:
             notes.append(f"{file.path}: {len(part.problems)} images are not there and left out")
         parts.append(part)

@@ -21,6 +21,7 @@ from torch import Tensor
 from rlseg import rle
 from rlseg.data.coco import CocoTruth, coco_dict
 from rlseg.data.convert_sources import LABEL_ID, Item
+from rlseg.data.quiet import quiet_pillow
 from rlseg.errors import ConfigError
 
 __all__ = ["CocoTarget", "CvpppTarget", "FolderTarget", "Target", "Wanted"]
@@ -256,7 +257,7 @@ def _write_image(item: Item, folder: Path, stem: str) -> str:
 def _write_colours(item: Item, path: Path) -> None:
     """RGB with 8 bits: a PNG that is one already is copied."""
     if item.file is not None and item.file.suffix.lower() == ".png":
-        with Image.open(item.file) as image:
+        with quiet_pillow(), Image.open(item.file) as image:
             colours = image.mode in ("RGB", "RGBA")
         if colours:
             shutil.copyfile(item.file, path)

@@ -21,23 +21,25 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from rlseg.data.arrays import H5_SUFFIXES
 from rlseg.data.base import (
     Advance,
     InstanceDataset,
     Problem,
     Splits,
+    as_problem,
     contents,
     digest_of,
     existing_root,
     try_samples,
 )
-from rlseg.data.crops import Crops, Slices
-from rlseg.data.images import check_same_size, read_image, read_labels
+from rlseg.data.crops import Crops, Slices, check_draws
+from rlseg.data.images import check_same_size, read_levels, read_narrow_labels
 from rlseg.data.layout import Layout, Record
-from rlseg.data.memory import InMemory
+from rlseg.data.links import inside
+from rlseg.data.memory import InMemory, PackedSample
 from rlseg.data.samples import InstanceSample
 from rlseg.data.slabs import (
-    HDF_SUFFIXES,
     Piece,
     SlabOptions,
     check_ranges,
@@ -82,13 +84,7 @@ class Options(SlabOptions):
                 "form to hdf"
             )
         super().__post_init__()
-        if self.patches[0] < 1 or min(self.patches) < 0:
-            raise ConfigError(
-                "patches must be numbers of train, valid and test patches, from 0 on and at least "
-                f"1 to train, got {list(self.patches)}"
-            )
-        if not 0 <= self.min_labelled <= 1:
-            raise ConfigError(f"min_labelled is a share in 0..1, got {self.min_labelled}")
+        check_draws("patches", self.patches, self.min_labelled)
 
     @property
     def of_volumes(self) -> bool:
@@ -131,30 +127,36 @@ class Cremi:
 
     def __getitem__(self, index: int) -> InstanceSample:
         """Slice `index`, read from its two files."""
+        return self.packed(index).whole()
+
+    def packed(self, index: int) -> PackedSample[InstanceSample]:
+        """Slice `index` in the types of its files."""
         record = self.records[index]
         image_path, labels_path = record.files["image"], record.files["labels"]
-        image = read_image(image_path, channels=1)
+        image, scale = read_levels(image_path, channels=1)
         labels, valid = _read_slice_labels(labels_path)
         check_same_size(image, labels, str(image_path), str(labels_path))
-        return InstanceSample(image=image, labels=labels, valid=valid, name=record.name)
+        return PackedSample(
+            image=image, scale=scale, labels=labels, valid=valid, name=record.name, semantic=False
+        )
 
     def readers(self, index: int) -> dict[str, Callable[[], object]]:
         """Path of slice `index` and of its labels -> what reads it alone."""
         image_path, labels_path = (self.records[index].files[role] for role in ("image", "labels"))
         return {
-            str(image_path): lambda: read_image(image_path, channels=1),
+            str(image_path): lambda: read_levels(image_path, channels=1),
             str(labels_path): lambda: _read_slice_labels(labels_path),
         }
 
 
-def _read_slice_labels(path: Path) -> tuple[Tensor, Tensor]:
-    """Labels int64 [H, W] and known pixels bool [H, W].
+def _read_slice_labels(path: Path) -> tuple[Tensor, Tensor | None]:
+    """Labels uint8 or int32 [H, W] and known pixels bool [H, W], None = all.
 
     Raises:
         DatasetNotFoundError: no such file.
         CorruptDatasetError: unreadable, or several pages.
     """
-    labels, valid = read_labels(path)
+    labels, valid = read_narrow_labels(path)
     if labels.ndim != 2:
         raise CorruptDatasetError(f"{path}: {labels.shape[0]} pages; slices have one page per file")
     return labels, valid
@@ -178,7 +180,7 @@ def open_splits(root: Path | None, options: Options) -> Splits:
     seen: dict[str, object] = {}
     for split in Cremi.splits:
         if base is not None:
-            records = Cremi.files.records(base, split)
+            records = Cremi.files.records(base, split, root)
             if records:
                 parts[split] = Cremi(records)
                 seen[split] = [
@@ -210,7 +212,7 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
         root = existing_root(root, "cremi", Cremi.how_to_get)
         base, volumes = _find(root, options)
     except RlsegError as error:
-        return [Problem(where=str(root), what=str(error))]
+        return [as_problem(error, str(root))]
     problems: list[Problem] = []
     if base is None:
         volumes, problems = sound(volumes)
@@ -218,7 +220,7 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
     for split in Cremi.splits:
         part: InstanceDataset | None = None
         if base is not None:
-            records, missing = Cremi.files.survey(base, split)
+            records, missing = Cremi.files.survey(base, split, root)
             problems += missing
             part = Cremi(records) if records else None
             damaged = bool(missing)
@@ -298,12 +300,13 @@ def _volumes(root: Path, options: Options) -> Mapping[str | None, list[Volume]]:
         return {None: [_volume(the_file(root, options.file))]}
     found: dict[str | None, list[Volume]] = {}
     others: list[Volume] = []
-    for folder in (root / name for name in HDF_FOLDERS):
+    for folder in (inside(root / name, root) for name in HDF_FOLDERS):
         if not folder.is_dir():
             continue
         for path in sorted(folder.iterdir()):
-            if path.suffix.lower() not in HDF_SUFFIXES:
+            if path.suffix.lower() not in H5_SUFFIXES:
                 continue
+            inside(path, root)
             splits = named_split(path.stem)
             others += [] if splits else [_volume(path)]
             for split in splits:

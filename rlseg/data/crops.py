@@ -7,16 +7,37 @@ from dataclasses import replace
 
 import torch
 
+from rlseg.data.memory import PackedSample
 from rlseg.data.samples import InstanceSample
 from rlseg.data.seeds import named_generator
 from rlseg.data.slabs import Piece
-from rlseg.data.volume_files import Sides, box, labelled_share, read_volume
+from rlseg.data.volume_files import Sides, box, labelled_share, read_packed
 from rlseg.errors import ConfigError, CorruptDatasetError
 
-__all__ = ["MAX_DRAWS", "Crops", "Slices"]
+__all__ = ["MAX_DRAWS", "Crops", "Slices", "check_draws"]
 
 MAX_DRAWS = 200
 """Places tried for one crop before the volume counts as hardly labelled."""
+
+
+def check_draws(name: str, counts: tuple[int, int, int], min_labelled: float) -> None:
+    """Nothing, if options say how many crops to draw, and how much of one must be labelled.
+
+    Args:
+        name: of the option with the numbers.
+        counts: crops to train, validate and test with.
+        min_labelled: share of a crop.
+
+    Raises:
+        ConfigError: none to train with, a negative number, or no share.
+    """
+    if counts[0] < 1 or min(counts) < 0:
+        raise ConfigError(
+            f"{name} must be numbers of train, valid and test {name}, from 0 on and at least 1 to "
+            f"train, got {list(counts)}"
+        )
+    if not 0 <= min_labelled <= 1:
+        raise ConfigError(f"min_labelled is a share in 0..1, got {min_labelled}")
 
 
 class Slices:
@@ -37,11 +58,15 @@ class Slices:
 
     def __getitem__(self, index: int) -> InstanceSample:
         """Slice `index`; pixels with the ignore id are not valid."""
+        return self.packed(index).whole()
+
+    def packed(self, index: int) -> PackedSample[InstanceSample]:
+        """Slice `index` in the types of its file."""
         if not 0 <= index < len(self):
             raise IndexError(f"slice {index} of {len(self)}")
         piece, number = self.slices[index]
         window = box((number, 0, 0), (1, *piece.shape[1:]))
-        sample = read_volume(piece.volume, window, ignore=self.ignore)
+        sample = read_packed(piece.volume, window, ignore=self.ignore)
         return flat(replace(sample, name=f"{piece.volume.name}_{number:04d}"))
 
 
@@ -101,10 +126,18 @@ class Crops:
         Raises:
             CorruptDatasetError: an unreadable volume, or no place with enough labels was found.
         """
+        return self.packed(index).whole()
+
+    def packed(self, index: int) -> PackedSample[InstanceSample]:
+        """Crop `index` in the types of its file.
+
+        Raises:
+            CorruptDatasetError: as the crop itself.
+        """
         if not 0 <= index < self.count:
             raise IndexError(f"crop {index} of {self.count}")
         piece, start = self.place(index)
-        sample = read_volume(
+        sample = read_packed(
             piece.volume, box(start, self.sides), ignore=self.ignore, size=self.size
         )
         sample = replace(sample, name=f"{piece.volume.name}_c{index:04d}")
@@ -135,9 +168,10 @@ class Crops:
         )
 
 
-def flat(sample: InstanceSample) -> InstanceSample:
+def flat(sample: PackedSample[InstanceSample]) -> PackedSample[InstanceSample]:
     """The picture in a volume of one slice."""
-    return replace(sample, image=sample.image[:, 0], labels=sample.labels[0], valid=sample.valid[0])
+    valid = None if sample.valid is None else sample.valid[0]
+    return replace(sample, image=sample.image[:, 0], labels=sample.labels[0], valid=valid)
 
 
 def _numbers(piece: Piece) -> range:

@@ -13,7 +13,6 @@ The other folders have no published division; theirs is drawn with a seed, in th
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,15 +22,21 @@ from torch import Tensor
 
 from rlseg.data.base import (
     Advance,
+    OnError,
     Problem,
     Splits,
     as_problem,
+    check_fractions,
     contents,
     digest_of,
     existing_root,
     faults_of,
+    image_notes,
     instance_notes,
     listed,
+    raise_first,
+    stop_at,
+    warn,
 )
 from rlseg.data.cvppp_files import (
     PNG_ROOTS,
@@ -44,7 +49,7 @@ from rlseg.data.cvppp_files import (
 from rlseg.data.idlists import committed_ids, divide
 from rlseg.data.memory import InMemory
 from rlseg.data.samples import InstanceSample
-from rlseg.errors import ConfigError, CorruptDatasetError, DatasetNotFoundError, RlsegError
+from rlseg.errors import ConfigError, DatasetNotFoundError, RlsegError
 
 __all__ = ["DATASET", "Cvppp", "Options", "Plant", "check", "open_splits"]
 
@@ -52,8 +57,6 @@ FIRST_TRAINING = 100  # plants of A1, by name, that ColorRL's code trains on
 SHARES = {"103/25": (103.0, 25.0), "100/28": (100.0, 28.0), "128/0": (128.0, 0.0)}
 
 needs_root = True
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +84,8 @@ class Options:
                 f"parts must be one or more different names of {', '.join(known)}, "
                 f"got {listed(self.parts) or 'none'}"
             )
-        shares = self.fractions
-        if shares is not None and (
-            min(shares) < 0 or shares[0] <= 0 or not abs(sum(shares) - 1) <= 1e-6
-        ):
-            raise ConfigError(
-                "fractions must be shares of train, valid, test that add up to 1 with train above "
-                f"0, got {list(shares)}"
-            )
+        if self.fractions is not None:
+            check_fractions(self.fractions)
 
 
 class Cvppp:
@@ -144,12 +141,9 @@ def open_splits(root: Path | None, options: Options) -> Splits:
         CorruptDatasetError: an image without labels or the reverse.
     """
     root = existing_root(root, "cvppp", Cvppp.how_to_get)
-    found, problems, notes = _survey(root, options)
-    if problems:
-        more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
-        raise CorruptDatasetError(f"{problems[0].where}: {problems[0].what}{more}")
-    for note in notes:
-        _LOG.warning("%s: %s", note.where, note.what)
+    found, problems, notes = _survey(root, options, stop_at)
+    raise_first(problems)
+    warn(notes)
     return Splits(
         dataset="cvppp",
         task="instance",
@@ -173,12 +167,15 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
     Notes: plants of the published set that are not there, and foregrounds that differ from the
     labelled pixels (labels are what is learnt and scored).
     """
+    faults: list[Problem] = []
     try:
         root = existing_root(root, "cvppp", Cvppp.how_to_get)
-        found, problems, notes = _survey(root, options)
     except RlsegError as error:
-        return [Problem(where=str(root), what=str(error))]
-    problems += notes
+        return [as_problem(error, str(root))]
+    found, problems, notes = _survey(
+        root, options, lambda error: faults.append(as_problem(error, str(root)))
+    )
+    problems = [*faults, *problems, *notes]
     for split, plants in found.items():
         for index, plant in enumerate(plants):
             problems += _plant_problems(plant)
@@ -193,7 +190,9 @@ def _plant_problems(plant: Plant) -> list[Problem]:
     foreground: Tensor | None = None
     try:
         sample = read_plant(plant)
-        problems += instance_notes(sample, str(plant.labels))
+        if plant.labels is not None:
+            problems += instance_notes(sample, str(plant.labels))
+            problems += image_notes(plant.image.path)
     except RlsegError as error:
         problems += faults_of(error, readers(plant).values(), plant.name)
     try:
@@ -216,25 +215,25 @@ def _plant_problems(plant: Plant) -> list[Problem]:
 
 
 def _survey(
-    root: Path, options: Options
+    root: Path, options: Options, on_error: OnError
 ) -> tuple[dict[str, list[Plant]], list[Problem], list[Problem]]:
     """Split -> plants; what is incomplete; what differs from the published set.
 
-    Raises:
-        DatasetNotFoundError: no plant in one of the chosen folders.
+    Args:
+        root: of the data set.
+        options: its settings.
+        on_error: told of each chosen folder that has no plant or cannot be read.
     """
     splits: dict[str, list[Plant]] = {name: [] for name in Cvppp.splits}
     problems: list[Problem] = []
     notes: list[Problem] = []
     for part in options.parts:
-        training, testing, incomplete = find_plants(root, part, options.form)
+        try:
+            training, testing, incomplete = _plants(root, part, options)
+        except RlsegError as error:
+            on_error(error)
+            continue
         problems += incomplete
-        if not training and not testing and not incomplete:
-            raise DatasetNotFoundError(
-                f"no plants of {part} at {root}: looked for {part}/plant<n>_rgb.png in "
-                f"{listed(root / start for starts in PNG_ROOTS.values() for start in starts)} and "
-                f"for CVPPP2017_training_images.h5; found {contents(root)}. {Cvppp.how_to_get}"
-            )
         sets, differences = _divided(part, training, options)
         notes += [Problem(where=str(root), what=what, note=True) for what in differences]
         for split, ids in zip(Cvppp.splits, sets, strict=True):
@@ -242,6 +241,24 @@ def _survey(
         if options.fractions is None or not options.fractions[2]:
             splits["test"] += testing
     return {split: plants for split, plants in splits.items() if plants}, problems, notes
+
+
+def _plants(
+    root: Path, part: str, options: Options
+) -> tuple[list[Plant], list[Plant], list[Problem]]:
+    """As `find_plants`.
+
+    Raises:
+        DatasetNotFoundError: no plant in the folder.
+    """
+    found = find_plants(root, part, options.form)
+    if not any(found):
+        raise DatasetNotFoundError(
+            f"no plants of {part} at {root}: looked for {part}/plant<n>_rgb.png in "
+            f"{listed(root / start for starts in PNG_ROOTS.values() for start in starts)} and "
+            f"for CVPPP2017_training_images.h5; found {contents(root)}. {Cvppp.how_to_get}"
+        )
+    return found
 
 
 def _divided(

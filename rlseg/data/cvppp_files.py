@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,26 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlseg.data.arrays import h5_dataset, h5_members, opened_h5, read_h5
-from rlseg.data.base import Problem
-from rlseg.data.images import (
-    check_same_size,
-    read_image,
-    read_label_array,
-    read_labels,
-    scale_to_unit,
-)
+from rlseg.data.arrays import H5_SUFFIXES, h5_dataset, h5_members, opened_h5, read_h5
+from rlseg.data.base import Problem, as_problem
+from rlseg.data.images import check_same_size, read_image, read_label_array, read_labels
 from rlseg.data.labels import from_array
 from rlseg.data.layout import Layout
+from rlseg.data.levels import scale_to_unit
+from rlseg.data.links import inside, link_fault
 from rlseg.data.samples import InstanceSample
-from rlseg.errors import CorruptDatasetError
+from rlseg.errors import CorruptDatasetError, RlsegError
 
 PNG_ROOTS: Mapping[str, tuple[str, ...]] = {
     "training": (".", "training", "CVPPP2017_LSC_training/training"),
     "testing": ("testing", "CVPPP2017_testing/testing", "CVPPP2017_LSC_testing/testing"),
 }
 """Where the folders A1 to A5 may lie below the root."""
-H5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 COLOURS = (3, 4)  # bands of an image, the fourth is transparency
 
 
@@ -179,20 +175,24 @@ def _png_plants(
         optional=frozenset({"labels"} if purpose == "testing" else ()),
     )
     for start in layout.roots:
-        records, problems = layout.survey(root / start, "")
+        records, problems = layout.survey(root / start, "", root)
         if records or problems:
             break
     plants = []
     for record in records:
         image, labels = record.files["image"], record.files.get("labels")
         foreground = image.with_name(f"plant{record.name}_fg.png")
+        fault = link_fault(foreground, root)
+        if fault is not None:
+            problems.append(Problem(where=str(foreground), what=fault))
+            continue
         plants.append(
             Plant(
                 part=part,
                 id=f"plant{record.name}",
                 image=Source(path=image),
                 labels=None if labels is None else Source(path=labels),
-                foreground=Source(path=foreground) if foreground.is_file() else None,
+                foreground=Source(path=foreground) if os.path.lexists(foreground) else None,
             )
         )
     return plants, problems
@@ -203,23 +203,30 @@ def _h5_plants(root: Path, part: str) -> tuple[list[Plant], list[Plant], list[Pr
         _h5_file(root, word) for word in ("training_images", "training_truth", "testing_images")
     )
     problems: list[Problem] = []
-    members = {} if images is None else _members(images, part)
-    truths = {} if truth is None else _members(truth, part)
+    members = {} if images is None else _members(images, part, problems)
+    truths = {} if truth is None else _members(truth, part, problems)
     for have, others, path, lacking in (
         (members, truths, images, "labels in *training_truth*.h5"),
         (truths, members, truth, "image in *training_images*.h5"),
     ):
+        if have is None or others is None or path is None:
+            continue
         for plant in have:
-            if plant not in others and path is not None:
+            if plant not in others:
                 where = str(Source(path=path, key=f"{part}/{plant}"))
                 problems.append(Problem(where=where, what=f"no {lacking} for it; replace the file"))
+    labelled = {plant for plant, arrays in (truths or {}).items() if arrays is not None}
     training = [
-        _h5_plant(images, truth, part, plant, members[plant])
-        for plant in members
-        if images is not None and plant in truths
+        _h5_plant(images, truth, part, plant, arrays)
+        for plant, arrays in (members or {}).items()
+        if images is not None and arrays is not None and plant in labelled
     ]
-    tested = {} if testing is None else _members(testing, part)
-    unknown = [_h5_plant(testing, None, part, plant, tested[plant]) for plant in tested if testing]
+    tested = {} if testing is None else _members(testing, part, problems)
+    unknown = [
+        _h5_plant(testing, None, part, plant, arrays)
+        for plant, arrays in (tested or {}).items()
+        if testing is not None and arrays is not None
+    ]
     return training, unknown, problems
 
 
@@ -234,19 +241,40 @@ def _h5_plant(images: Path, truth: Path | None, part: str, plant: str, arrays: l
     )
 
 
-def _members(path: Path, part: str) -> dict[str, list[str]]:
-    """Plant -> names of its arrays; empty without such a part."""
-    with opened_h5(path) as file:
-        if part not in h5_members(file, "/", path):
-            return {}
-        return {
-            plant: h5_members(file, f"{part}/{plant}", path)
-            for plant in h5_members(file, part, path)
-        }
+def _members(path: Path, part: str, problems: list[Problem]) -> dict[str, list[str] | None] | None:
+    """Plant -> names of its arrays, None for a plant that cannot be read; empty without the part.
+
+    Args:
+        path: HDF5 file.
+        part: A1 to A5.
+        problems: gets one per plant that is no group, or a link to another file.
+
+    Returns:
+        None if the file cannot be read.
+    """
+    found: dict[str, list[str] | None] = {}
+    try:
+        with opened_h5(path) as file:
+            if part not in h5_members(file, "/", path):
+                return {}
+            for plant in h5_members(file, part, path):
+                found[plant] = None
+                try:
+                    found[plant] = h5_members(file, f"{part}/{plant}", path)
+                except CorruptDatasetError as error:
+                    problems.append(as_problem(error, path))
+    except RlsegError as error:
+        problems.append(as_problem(error, path))
+        return None
+    return found
 
 
 def _h5_file(root: Path, word: str) -> Path | None:
-    """The HDF5 file in the root whose name holds the word."""
+    """The HDF5 file in the root whose name holds the word.
+
+    Raises:
+        CorruptDatasetError: two, or a link out of the root.
+    """
     found = sorted(
         path
         for path in root.iterdir()
@@ -256,4 +284,4 @@ def _h5_file(root: Path, word: str) -> Path | None:
         raise CorruptDatasetError(
             f"{found[0]} and {found[1]} both look like the {word.replace('_', ' ')}; keep one"
         )
-    return found[0] if found else None
+    return inside(found[0], root) if found else None

@@ -17,22 +17,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from rlseg.data.arrays import H5_SUFFIXES
 from rlseg.data.base import (
     Advance,
     InstanceDataset,
     Problem,
     Splits,
+    as_problem,
     contents,
     digest_of,
     existing_root,
+    raise_first,
     try_samples,
 )
-from rlseg.data.crops import Crops
+from rlseg.data.crops import Crops, check_draws
 from rlseg.data.layout import Layout
-from rlseg.data.memory import InMemory
+from rlseg.data.links import link_fault, not_a_file, path_fault
+from rlseg.data.memory import InMemory, PackedSample
 from rlseg.data.samples import InstanceSample
 from rlseg.data.slabs import (
-    HDF_SUFFIXES,
     SPLIT_WORDS,
     Piece,
     SlabOptions,
@@ -42,8 +45,8 @@ from rlseg.data.slabs import (
     sound,
     the_file,
 )
-from rlseg.data.volume_files import IDS, IGNORE_ID, RAW, Sides, Volume, box, measure, read_volume
-from rlseg.errors import ConfigError, CorruptDatasetError, DatasetNotFoundError, RlsegError
+from rlseg.data.volume_files import IDS, IGNORE_ID, RAW, Sides, Volume, box, measure, read_packed
+from rlseg.errors import ConfigError, DatasetNotFoundError, RlsegError
 
 __all__ = ["DATASET", "ZEBRAFISH", "Em3d", "Options", "check", "open_splits"]
 
@@ -97,13 +100,7 @@ class Options(SlabOptions):
                 f"the recipe zebrafish has the size {list(ZEBRAFISH)}, and size is "
                 f"{list(self.size)}; leave one of them out"
             )
-        if self.crops[0] < 1 or min(self.crops) < 0:
-            raise ConfigError(
-                "crops must be numbers of train, valid and test crops, from 0 on and at least 1 to "
-                f"train, got {list(self.crops)}"
-            )
-        if not 0 <= self.min_labelled <= 1:
-            raise ConfigError(f"min_labelled is a share in 0..1, got {self.min_labelled}")
+        check_draws("crops", self.crops, self.min_labelled)
 
     @property
     def of_volumes(self) -> bool:
@@ -145,7 +142,7 @@ class Em3d:
     stacks: ClassVar[Layout] = Layout(
         patterns={"image": "{split}/{id}.{ext}"},
         roots=HDF_FOLDERS,
-        extensions=tuple(suffix[1:] for suffix in HDF_SUFFIXES),
+        extensions=tuple(suffix[1:] for suffix in H5_SUFFIXES),
     )
 
     def __init__(
@@ -159,11 +156,15 @@ class Em3d:
 
     def __getitem__(self, index: int) -> InstanceSample:
         """Volume `index`, or its run of slices; voxels with the ignore id are not valid."""
+        return self.packed(index).whole()
+
+    def packed(self, index: int) -> PackedSample[InstanceSample]:
+        """Volume `index` in the types of its files."""
         if not 0 <= index < len(self):
             raise IndexError(f"volume {index} of {len(self)}")
         piece = self.pieces[index]
         window = box((piece.start, 0, 0), piece.sides)
-        sample = read_volume(piece.volume, window, ignore=self.ignore, size=self.size)
+        sample = read_packed(piece.volume, window, ignore=self.ignore, size=self.size)
         run = "" if piece.whole else f"_{piece.start:04d}-{piece.stop - 1:04d}"
         return replace(sample, name=f"{piece.volume.name}{run}")
 
@@ -197,9 +198,7 @@ def open_splits(root: Path | None, options: Options) -> Splits:
     """
     root = existing_root(root, "em3d", Em3d.how_to_get)
     volumes, problems = _find(root, options)
-    if problems:
-        more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
-        raise CorruptDatasetError(f"{problems[0].where}: {problems[0].what}{more}")
+    raise_first(problems)
     parts: dict[str, InstanceDataset] = {}
     seen: dict[str, object] = {}
     for split in Em3d.splits:
@@ -230,7 +229,7 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
         root = existing_root(root, "em3d", Em3d.how_to_get)
         volumes, problems = _find(root, options)
     except RlsegError as error:
-        return [Problem(where=str(root), what=str(error))]
+        return [as_problem(error, str(root))]
     volumes, unsound = sound(volumes)
     problems += unsound
     damaged = bool(problems)
@@ -301,7 +300,7 @@ def _pairs(root: Path) -> tuple[dict[str | None, list[Volume]], list[Problem]]:
     base = Em3d.files.find(root, words)
     for split, names in SPLIT_WORDS.items() if base is not None else ():
         for word in names:
-            records, missing = Em3d.files.survey(base or root, word)
+            records, missing = Em3d.files.survey(base or root, word, root)
             problems += missing
             found.setdefault(split, []).extend(
                 Volume(name=record.name, image=record.files["image"], labels=record.files["labels"])
@@ -317,14 +316,20 @@ def _stacks(root: Path, options: Options) -> tuple[dict[str | None, list[Volume]
     for start in HDF_FOLDERS:
         for split, names in SPLIT_WORDS.items():
             for word in names:
-                records, twins = Em3d.stacks.survey(root / start, word)
+                records, twins = Em3d.stacks.survey(root / start, word, root)
                 problems += twins
                 found.setdefault(split, []).extend(
                     _hdf(record.files["image"], options) for record in records
                 )
         folder = root / start
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.suffix.lower() in HDF_SUFFIXES and path.is_file():
+        linked = path_fault(folder, root) is not None  # a problem that the survey has named
+        for path in sorted(folder.iterdir()) if folder.is_dir() and not linked else ():
+            if path.suffix.lower() not in H5_SUFFIXES:
+                continue
+            fault = link_fault(path, root) or not_a_file(path)
+            if fault is not None:
+                problems.append(Problem(where=str(path), what=fault))
+            else:
                 volume = _hdf(path, options)
                 splits = named_split(path.stem)
                 for split in splits:

@@ -13,17 +13,28 @@ from numpy.typing import NDArray
 from skimage import measure
 from torch import Tensor
 
-from rlseg.data.arrays import h5_dataset, lone_h5_name, opened_h5, read_h5, read_npy
-from rlseg.data.base import Advance, Problem, Splits, digest_of, existing_root, try_samples
+from rlseg.data.arrays import H5_SUFFIXES, h5_dataset, lone_h5_name, opened_h5, read_h5, read_npy
+from rlseg.data.base import (
+    Advance,
+    Problem,
+    Splits,
+    as_problem,
+    check_fractions,
+    digest_of,
+    existing_root,
+    raise_first,
+    try_samples,
+    warn,
+)
 from rlseg.data.folder_layout import survey_folder
-from rlseg.data.images import check_same_size, read_image, read_label_array, scale_to_unit
+from rlseg.data.images import check_same_size, read_image, read_label_array
 from rlseg.data.labels import from_array
 from rlseg.data.layout import Record
+from rlseg.data.levels import scale_to_unit
 from rlseg.data.memory import InMemory
 from rlseg.data.samples import InstanceSample
 from rlseg.errors import ConfigError, CorruptDatasetError, RlsegError
 
-H5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts colour to grey
 
@@ -73,15 +84,7 @@ class Options:
                 f"image_folder and label_folder are both {self.image_folder!r}; files of one folder"
                 " cannot be both"
             )
-        if (
-            min(self.fractions) < 0
-            or self.fractions[0] <= 0
-            or not abs(sum(self.fractions) - 1) <= 1e-6
-        ):
-            raise ConfigError(
-                f"fractions must be shares of train, valid, test that add up to 1 with train above "
-                f"0, got {list(self.fractions)}"
-            )
+        check_fractions(self.fractions)
 
 
 class Folder:
@@ -160,9 +163,8 @@ def open_splits(root: Path | None, options: Options) -> Splits:
     """
     root = existing_root(root, "folder", Folder.how_to_get)
     found, problems = survey_folder(root, options, Folder.how_to_get)
-    if problems:
-        more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
-        raise CorruptDatasetError(f"{problems[0].where}: {problems[0].what}{more}")
+    raise_first(problems)
+    warn(problems, "folder")
     ndim, channels = _kind(next(iter(found.values()))[0], options)
     return Splits(
         dataset="folder",
@@ -190,7 +192,7 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
         root = existing_root(root, "folder", Folder.how_to_get)
         found, problems = survey_folder(root, options, Folder.how_to_get)
     except RlsegError as error:
-        return [Problem(where=str(root), what=str(error))]
+        return [as_problem(error, str(root))]
     kind: tuple[int, int] | None = None
     for split, records in found.items():
         for record in records if kind is None else ():

@@ -10,17 +10,28 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rlseg.data.base import Advance, Problem, Splits, digest_of, existing_root, listed
+from rlseg.data.base import (
+    Advance,
+    OnError,
+    Problem,
+    Splits,
+    as_problem,
+    digest_of,
+    existing_root,
+    listed,
+    raise_first,
+    stop_at,
+    warn,
+)
 from rlseg.data.class_maps import (
     ClassMaps,
     check_class_maps,
     fewer_than_published,
-    raise_first,
     sizes_by_split,
-    warn,
 )
 from rlseg.data.idlists import committed_ids, divide
 from rlseg.data.layout import Layout, Record
+from rlseg.data.links import inside
 from rlseg.data.matlab import read_number_arrays
 from rlseg.data.memory import InMemory
 from rlseg.data.semantic_classes import (
@@ -97,9 +108,9 @@ def open_splits(root: Path | None, options: Options) -> Splits:
         CorruptDatasetError: an image without labels or the reverse, a damaged split.mat.
     """
     root = existing_root(root, "gtav", Gtav.how_to_get)
-    parts, problems = _survey(root, options)
+    parts, problems = _survey(root, options, stop_at)
     raise_first(problems)
-    warn("gtav", problems)
+    warn(problems, "gtav")
     return Splits(
         dataset="gtav",
         task="semantic",
@@ -116,11 +127,15 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
 
     Notes: splits that are smaller than published, frames in no split, maps without a class.
     """
+    faults: list[Problem] = []
     try:
         root = existing_root(root, "gtav", Gtav.how_to_get)
-        parts, problems = _survey(root, options)
+        parts, problems = _survey(
+            root, options, lambda error: faults.append(as_problem(error, str(root)))
+        )
     except RlsegError as error:
-        return [Problem(where=str(root), what=str(error))]
+        return [as_problem(error, str(root))]
+    problems = faults + problems
     for split, records in parts.items():
         problems += check_class_maps(Gtav(records, options), split, advance)
     return problems
@@ -152,20 +167,31 @@ def _frame_names(path: Path, name: str, numbers: NDArray[np.float64]) -> tuple[s
     return names
 
 
-def _survey(root: Path, options: Options) -> tuple[dict[str, list[Record]], list[Problem]]:
+def _survey(
+    root: Path, options: Options, on_error: OnError
+) -> tuple[dict[str, list[Record]], list[Problem]]:
     """Split -> complete pairs, and what is incomplete, smaller than published, or left out.
 
+    Args:
+        root: of the data set.
+        options: its settings.
+        on_error: told of a split.mat that is missing or damaged. Goes it on, all frames are in one
+            split, "all".
+
     Raises:
-        DatasetNotFoundError: no image, or no split.mat.
-        CorruptDatasetError: a damaged split.mat.
+        DatasetNotFoundError: no image.
     """
     base = Gtav.files.find(root, ("",))
     if base is None:
         raise Gtav.files.not_found(root, "gtav", Gtav.how_to_get)
-    records, problems = Gtav.files.survey(base, "")
+    records, problems = Gtav.files.survey(base, "", root)
     unusable = set(committed_ids("gtav", "mismatched"))
     frames = {record.name: record for record in records if record.name not in unusable}
-    names = _names_by_split(base, list(frames), options)
+    try:
+        names = _names_by_split(root, base, list(frames), options)
+    except RlsegError as error:
+        on_error(error)
+        return {"all": list(frames.values())}, problems
     parts = {
         split: [frames[name] for name in sorted(wanted) if name in frames]
         for split, wanted in names.items()
@@ -183,10 +209,10 @@ def _survey(root: Path, options: Options) -> tuple[dict[str, list[Record]], list
 
 
 def _names_by_split(
-    base: Path, frames: list[str], options: Options
+    root: Path, base: Path, frames: list[str], options: Options
 ) -> Mapping[str, tuple[str, ...] | set[str]]:
     if options.splits == "published":
-        names = read_split_mat(base / SPLIT_FILE)
+        names = read_split_mat(inside(base / SPLIT_FILE, root))
         if len({n for wanted in names.values() for n in wanted}) < sum(map(len, names.values())):
             raise CorruptDatasetError(
                 f"{base / SPLIT_FILE}: a frame is in two splits; replace the file"

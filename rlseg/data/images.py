@@ -6,8 +6,8 @@ width x height x frames are checked here against `MAX_IMAGE_PIXELS`, from the he
 
 from __future__ import annotations
 
+import re
 import struct
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +20,17 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from rlseg.data.filechecks import check_png, check_tiff
-from rlseg.data.labels import from_array
+from rlseg.data.labels import from_array, narrow_from_array
+from rlseg.data.levels import BYTE_LEVELS, scale_to_unit, stored_levels, to_unit
+from rlseg.data.orientation import EXIF_ORIENTATION, upright
+from rlseg.data.quiet import quiet_pillow
 from rlseg.data.tiffpages import plain_pages
+from rlseg.data.tiffreasons import unread_tiff
 from rlseg.errors import CorruptDatasetError, DatasetNotFoundError, RlsegError
 
 MAX_IMAGE_PIXELS = 1 << 27  # width x height x frames, known from the header
-EXIF_ORIENTATION = 0x0112
 TIFF_SAMPLE_FORMAT = 339
+WHITE_IS_ZERO = re.compile(r"\b[1L];[24]?I")  # in Pillow's names of raw modes
 GREY_MODES = ("1", "L", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 Array = NDArray[Any]
@@ -73,30 +77,53 @@ def read_image(
         DatasetNotFoundError: no such file.
         CorruptDatasetError: unreadable, damaged, too large, or of an unusable mode.
     """
+    levels, scale = read_levels(path, channels=channels, frames=frames, max_pixels=max_pixels)
+    return to_unit(levels, scale) if scale else levels
+
+
+def read_levels(
+    path: Path,
+    *,
+    channels: int | None = None,
+    frames: range | None = None,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+) -> tuple[Tensor, int]:
+    """What `read_image` reads, before it is scaled.
+
+    Returns:
+        uint8 and 255, uint16 and 65535, or float32 and 0, see `levels.stored_levels`; [C, H, W], or
+        [C, D, H, W] for several frames.
+
+    Raises:
+        DatasetNotFoundError: no such file.
+        CorruptDatasetError: as `read_image`.
+    """
     plain = _plain_stack(path, frames, max_pixels)
     if plain is not None:
-        grey = torch.from_numpy(scale_to_unit(plain, str(path)))[None]
-        grey = grey if channels in (None, 1) else grey.repeat(channels, 1, 1, 1)
-        return grey[:, 0] if len(plain) == 1 and frames is None else grey
+        levels, scale = stored_levels(plain, str(path))
+        grey = torch.from_numpy(levels)[None]
+        grey = grey if channels in (None, 1) else torch.cat([grey] * channels)
+        return grey[:, 0] if len(plain) == 1 and frames is None else grey, scale
     with _opened(path, max_pixels) as image:
         planes, orientation = _planes(
             image, lambda frame: _picture_plane(frame, path, channels), frames
         )
     if len({plane.dtype for plane in planes}) > 1:
         planes = [_unit(plane) for plane in planes]
-    stack = _stack(planes, path)  # [D, H, W, C]
+    stack = _stack(planes, path) if len(planes) > 1 else planes[0][None]  # [D, H, W, C]
     if orientation != 1:
-        stack = _oriented(stack, orientation, path)
-    # Bytes are moved about before they become numbers of four times their size.
-    stack = _unit(np.ascontiguousarray(np.moveaxis(stack, -1, 0)))  # [C, D, H, W]
+        stack = upright(stack, orientation, str(path))
+    stack = np.array(np.moveaxis(stack, -1, 0), order="C")  # [C, D, H, W]; Pillow's is read-only
     picture = torch.from_numpy(stack)
-    return picture[:, 0] if len(planes) == 1 and frames is None else picture
+    picture = picture[:, 0] if len(planes) == 1 and frames is None else picture
+    return picture, BYTE_LEVELS if picture.dtype == torch.uint8 else 0
 
 
 def read_label_array(
     path: Path,
     *,
     encoding: Literal["ids", "rgb24"] = "ids",
+    advice: str = "",
     frames: range | None = None,
     max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Array:
@@ -106,6 +133,7 @@ def read_label_array(
         path: PNG or TIFF with one channel: 1, 8, 16 or 32 bits, or a palette (indices are ids).
         encoding: "rgb24": 8-bit colour is read too, with the id R + 256 G + 65536 B; alpha must be
             constant.
+        advice: what the caller has to offer for labels in colour, for the message.
         frames: of a volume, the ones to read; None = all, and a single one makes a picture.
         max_pixels: largest width x height x frames.
 
@@ -121,7 +149,7 @@ def read_label_array(
         return plain[0] if len(plain) == 1 and frames is None else plain
     with _opened(path, max_pixels) as image:
         convert = _label_plane if encoding == "ids" else _rgb24_plane
-        planes, orientation = _planes(image, lambda frame: convert(frame, path), frames)
+        planes, orientation = _planes(image, lambda frame: convert(frame, path, advice), frames)
     if orientation != 1:
         raise CorruptDatasetError(
             f"{path}: a label image with an EXIF orientation; store it upright, without the tag"
@@ -140,6 +168,16 @@ def read_labels(
         CorruptDatasetError: as `read_label_array`, or floats or negative ids.
     """
     return from_array(read_label_array(path, max_pixels=max_pixels), str(path), ignore)
+
+
+def read_narrow_labels(path: Path) -> tuple[Tensor, Tensor | None]:
+    """What `read_labels` reads, in the types of `labels.narrow_from_array`.
+
+    Raises:
+        DatasetNotFoundError: no such file.
+        CorruptDatasetError: as `read_labels`.
+    """
+    return narrow_from_array(read_label_array(path), str(path))
 
 
 def read_colours(path: Path, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Array:
@@ -195,20 +233,16 @@ def _plain_stack(path: Path, frames: range | None, max_pixels: int) -> Array | N
 def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """The opened image, header checked; every failure inside becomes an error with the path."""
     try:
-        with warnings.catch_warnings():
-            # The limit here replaces Pillow's, which warns or raises at other sizes.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                _check_header(image, path, max_pixels)
-                yield image
+        with quiet_pillow(), Image.open(path) as image:
+            _check_header(image, path, max_pixels)
+            yield image
     except RlsegError:
         raise
     except FileNotFoundError as error:
         raise DatasetNotFoundError(f"{path}: no such file") from error
     except UnidentifiedImageError as error:
-        raise CorruptDatasetError(
-            f"{path}: not an image that can be read ({path.stat().st_size} bytes)"
-        ) from error
+        why = unread_tiff(path) or f"({path.stat().st_size} bytes)"
+        raise CorruptDatasetError(f"{path}: not an image that can be read {why}") from error
     except Image.DecompressionBombError as error:
         why = str(error).rstrip(".")
         raise CorruptDatasetError(f"{path}: {why}; limit {max_pixels} pixels") from error
@@ -272,33 +306,37 @@ def _stack(planes: list[Array], path: Path) -> Array:
 
 
 def _raw_plane(frame: Image.Image) -> Array:
-    """The numbers of a frame in the type of the file (unsigned TIFF stays unsigned)."""
+    """The numbers of a frame in the type of the file (TIFF keeps its sign, or lack of one)."""
     plane = np.asarray(frame)
-    if frame.mode == "I" and frame.format == "TIFF":
+    if frame.mode in ("I", "L") and frame.format == "TIFF":
         tags = getattr(frame, "tag_v2", {})
         formats = tags.get(TIFF_SAMPLE_FORMAT, (1,))
-        if (formats[0] if isinstance(formats, tuple) else formats) == 1:
-            return plane.view(np.uint32)
+        signed = (formats[0] if isinstance(formats, tuple) else formats) != 1
+        if signed != (frame.mode == "I"):
+            return plane.view(np.int8 if signed else np.uint32)
     return plane
 
 
-def _label_plane(frame: Image.Image, path: Path) -> Array:
+def _label_plane(frame: Image.Image, path: Path, advice: str = "") -> Array:
     if frame.mode not in (*GREY_MODES, "P"):
         raise CorruptDatasetError(
             f"{path}: labels in colour (mode {frame.mode}); label images have one channel of ids: "
-            "convert them, or, if colours are ids of 24 bits, use --label-encoding rgb24"
+            f"convert them{advice}"
         )
-    # Pillow spreads grey levels of 2 and 4 bits over 0..255; ids must keep their values.
+    # Pillow spreads grey levels of 2 and 4 bits over 0..255, and turns them round where white is
+    # zero; ids must keep their values.
     tile = getattr(frame, "tile", None)
-    raw_mode = str(tile[0][3]) if frame.mode == "L" and tile else ""
+    raw_mode = str(tile[0][3]) if frame.mode in ("1", "L") and tile else ""
     step = 85 if "L;2" in raw_mode else 17 if "L;4" in raw_mode else 1
     plane = _raw_plane(frame)
+    if WHITE_IS_ZERO.search(raw_mode):
+        plane = ~plane  # 255 minus the number, or the other one of two
     return plane if step == 1 else plane // step
 
 
-def _rgb24_plane(frame: Image.Image, path: Path) -> Array:
+def _rgb24_plane(frame: Image.Image, path: Path, advice: str = "") -> Array:
     if frame.mode not in ("RGB", "RGBA"):
-        return _label_plane(frame, path)
+        return _label_plane(frame, path, advice)
     bands = np.asarray(frame).astype(np.uint32)
     if frame.mode == "RGBA" and (bands[..., 3] != bands[0, 0, 3]).any():
         raise CorruptDatasetError(
@@ -323,10 +361,10 @@ def _colour_plane(frame: Image.Image, path: Path) -> Array:
 
 
 def _picture_plane(frame: Image.Image, path: Path, channels: int | None) -> Array:
-    """float32 [H, W, C] in [0, 1], or uint8 [H, W, C] for `_unit`."""
+    """float32 [H, W, C] in [0, 1], or uint8 [H, W, C]."""
     mode = frame.mode
     if mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
-        plane = _scaled(_raw_plane(frame), path)[..., None]
+        plane = scale_to_unit(_raw_plane(frame), str(path))[..., None]
     elif mode in ("1", "L", "LA", "La"):
         plane = np.asarray(_in_mode(frame, "L"))[..., None]
     elif mode in ("RGB", "RGBA", "RGBa", "RGBX", "CMYK", "P", "PA", "YCbCr", "LAB", "HSV"):
@@ -352,48 +390,4 @@ def _in_mode(frame: Image.Image, mode: str) -> Image.Image:
 
 def _unit(plane: Array) -> Array:
     """Bytes as float32 in [0, 1]; floats as they are."""
-    if plane.dtype != np.uint8:
-        return plane
-    scaled = plane.astype(np.float32)
-    scaled /= np.float32(255)
-    return scaled
-
-
-def scale_to_unit(array: Array, where: str) -> Array:
-    """float32 array of the same shape in [0, 1].
-
-    8-bit integers are divided by 255, wider ones by 65535, floats are kept.
-
-    Raises:
-        CorruptDatasetError: another type, or values outside the range.
-    """
-    kind, width = array.dtype.kind, array.dtype.itemsize
-    if kind == "b":
-        return array.astype(np.float32)
-    if kind not in "uif":
-        raise CorruptDatasetError(f"{where}: image of type {array.dtype}; use integers or floats")
-    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
-    limit = 1.0 if kind == "f" else 255.0 if width == 1 else 65535.0
-    if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > limit:
-        raise CorruptDatasetError(
-            f"{where}: image values from {low:g} to {high:g} in type {array.dtype}; "
-            f"expected 0 to {limit:g}: rescale it"
-        )
-    return array.astype(np.float32) / np.float32(limit)
-
-
-def _scaled(plane: Array, path: Path) -> Array:
-    return scale_to_unit(plane, str(path))
-
-
-def _oriented(stack: Array, orientation: int, path: Path) -> Array:
-    """[D, H, W, C] upright, by the eight values of the EXIF tag."""
-    if orientation not in range(1, 9):
-        raise CorruptDatasetError(f"{path}: EXIF orientation {orientation} is not one of 1 to 8")
-    if orientation in (5, 6, 7, 8):
-        stack = stack.swapaxes(1, 2)
-    if orientation in (2, 3, 6, 7):
-        stack = stack[:, :, ::-1]
-    if orientation in (3, 4, 7, 8):
-        stack = stack[:, ::-1]
-    return stack
+    return plane if plane.dtype != np.uint8 else scale_to_unit(plane, "")

@@ -7,7 +7,7 @@ others, ICCV 2015 and CVPR 2016). Which image is in which split says a list in t
 
 from __future__ import annotations
 
-import logging
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,15 +19,20 @@ from rlseg.data.base import (
     Advance,
     Problem,
     Splits,
+    as_problem,
     contents,
     digest_of,
     existing_root,
     listed,
+    raise_first,
     try_samples,
+    warn,
 )
 from rlseg.data.images import check_same_size, read_image, read_label_array
 from rlseg.data.labels import from_array
 from rlseg.data.layout import Record
+from rlseg.data.links import inside, not_a_file, path_fault
+from rlseg.data.list_files import numbered_lines
 from rlseg.data.memory import InMemory
 from rlseg.data.samples import InstanceSample
 from rlseg.errors import CorruptDatasetError, DatasetNotFoundError, RlsegError, show
@@ -43,12 +48,9 @@ LISTS = {
 PUBLISHED = {"train": 3712, "valid": 144, "test": 120}
 """Images per split (Ren and Zemel; the same in ACIS and ColorRL)."""
 IMAGES, LABELS, LABELS_BY_HAND = "images", "gt", "gt_man"
-MAX_LIST_BYTES = 1 << 20
 MAX_DIGITS = 6  # of the numbers in the lists, as in file names
 
 needs_root = True
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,16 +133,13 @@ def open_splits(root: Path | None, options: Options) -> Splits:
     """
     root = existing_root(root, "kitti", Kitti.how_to_get)
     found, problems, notes = _survey(root, options)
-    if problems:
-        more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
-        raise CorruptDatasetError(f"{problems[0].where}: {problems[0].what}{more}")
+    raise_first(problems)
     if not found:
         raise DatasetNotFoundError(
             f"no image of the lists in {root} is there: looked for {root / IMAGES}/NNNNNN.png; "
             f"found {contents(root)}. {Kitti.how_to_get}"
         )
-    for note in notes:
-        _LOG.warning("%s: %s", note.where, note.what)
+    warn(notes)
     return Splits(
         dataset="kitti",
         task="instance",
@@ -167,7 +166,7 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
         root = existing_root(root, "kitti", Kitti.how_to_get)
         found, problems, notes = _survey(root, options)
     except RlsegError as error:
-        return [Problem(where=str(root), what=str(error))]
+        return [as_problem(error, str(root))]
     problems += notes
     for split, records in found.items():
         problems += try_samples(Kitti(records), split, advance)
@@ -192,7 +191,7 @@ def _survey(
     lists = {
         split: path
         for split, names in LISTS.items()
-        if (path := next((root / n for n in names if (root / n).is_file()), None)) is not None
+        if (path := next((root / n for n in names if os.path.lexists(root / n)), None)) is not None
     }
     if not lists:
         wanted = ", ".join(name for names in LISTS.values() for name in names)
@@ -205,7 +204,7 @@ def _survey(
     notes: list[Problem] = []
     place: dict[int, str] = {}
     for split, path in lists.items():
-        ids, faults = _read_list(path)
+        ids, faults = _read_list(path, root)
         problems += faults
         records: list[Record] = []
         absent: list[str] = []
@@ -220,7 +219,7 @@ def _survey(
             if record is not None:
                 records.append(record)
             elif problem is not None:
-                problems.append(problem)
+                problems += [problem] if problem not in problems else []  # a folder, once
             else:
                 absent.append(f"{number:06d}")
         if absent:
@@ -245,8 +244,15 @@ def _record(
     image, labels, by_hand = (
         root / folder / f"{name}.png" for folder in (IMAGES, LABELS, LABELS_BY_HAND)
     )
-    if by_hand.is_file() and (split != "train" or options.by_hand):
+    if os.path.lexists(by_hand) and (split != "train" or options.by_hand):
         labels = by_hand
+    for path in (image, labels):
+        fault = path_fault(path, root)
+        if fault is not None:
+            return None, Problem(where=str(fault[0]), what=fault[1])
+        what = not_a_file(path) if os.path.lexists(path) else None
+        if what is not None:
+            return None, Problem(where=str(path), what=what)
     if image.is_file() and labels.is_file():
         return Record(name=name, files={"image": image, "labels": labels}), None
     if image.is_file():
@@ -258,7 +264,7 @@ def _record(
 
 def _unlisted(root: Path, listed_ids: Iterable[int]) -> list[Problem]:
     folder = root / IMAGES
-    if not folder.is_dir():
+    if not folder.is_dir() or path_fault(folder, root) is not None:
         return []
     names = {f"{number:06d}" for number in listed_ids}
     others = sorted(path.name for path in folder.glob("*.png") if path.stem not in names)
@@ -268,23 +274,15 @@ def _unlisted(root: Path, listed_ids: Iterable[int]) -> list[Problem]:
     return [Problem(where=str(folder), what=what, note=True)]
 
 
-def _read_list(path: Path) -> tuple[dict[int, int], list[Problem]]:
+def _read_list(path: Path, root: Path) -> tuple[dict[int, int], list[Problem]]:
     """Ids of a list and their lines, in the order of the file, and the lines that are none."""
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(MAX_LIST_BYTES + 1)
-    except OSError as error:
-        return {}, [Problem(where=str(path), what=f"cannot be read ({error}); replace the file")]
-    if len(raw) > MAX_LIST_BYTES:
-        what = f"more than {MAX_LIST_BYTES} bytes, too long for a list of ids; replace the file"
-        return {}, [Problem(where=str(path), what=what)]
     ids: dict[int, int] = {}
     problems: list[Problem] = []
-    text = raw.decode("utf-8-sig", errors="replace")
-    for line, entry in enumerate(text.splitlines(), start=1):
-        word = entry.strip()
-        if not word:
-            continue
+    try:
+        lines = numbered_lines(inside(path, root))
+    except RlsegError as error:
+        return {}, [as_problem(error, str(path))]
+    for line, word in lines:
         where = f"{path}, line {line}"
         if not (word.isascii() and word.isdecimal() and len(word) <= MAX_DIGITS):
             what = f"expected a number of up to {MAX_DIGITS} digits, got {show(word)}; correct it"

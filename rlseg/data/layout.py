@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlseg.data.base import Problem, contents, listed
-from rlseg.errors import ConfigError, CorruptDatasetError, DatasetNotFoundError
+from rlseg.data.base import Problem, contents, listed, raise_first
+from rlseg.data.links import inside, link_fault, not_a_file, path_fault
+from rlseg.errors import ConfigError, DatasetNotFoundError
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
@@ -21,6 +23,21 @@ class Record:
     """What the placeholders stood for, joined by underscores: unique within a split."""
     files: Mapping[str, Path]
     """Role (`image`, `labels`) -> existing file."""
+
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What has the names of one role's files."""
+
+    files: list[tuple[Key, Path]]
+    unusable: dict[Key, Path]
+    """Names of files that are none: links out of the root, folders, pipes."""
+    blocked: bool
+    """A folder on the way is a link that is not followed; what lies behind it is unknown."""
+    problems: list[Problem]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,51 +63,80 @@ class Layout:
         if len(keys) != 1:
             raise ConfigError(f"patterns of one layout need the same placeholders: {self.patterns}")
 
-    def find(self, root: Path, splits: tuple[str, ...]) -> Path | None:
-        """The first of `roots` below `root` where the first role of any split has a file."""
-        for start in self.roots:
-            base = root / start
-            lead = next(iter(self.patterns))
-            if base.is_dir() and any(self._matches(base, lead, split) for split in splits):
-                return base
-        return None
-
-    def records(self, base: Path, split: str) -> list[Record]:
-        """All records of a split in natural order of their names; empty if it has no files.
+    def find(self, root: Path, splits: Sequence[str]) -> Path | None:
+        """The first of `roots` below `root` where the first role of any split has a file.
 
         Raises:
-            CorruptDatasetError: partners are missing or two files claim the same key.
+            CorruptDatasetError: one of `roots` is a link that is not followed.
         """
-        found, problems = self.survey(base, split)
-        if problems:
-            first = problems[0]
-            more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
-            raise CorruptDatasetError(f"{first.where}: {first.what}{more}")
+        lead = next(iter(self.patterns))
+        for start in self.roots:
+            base = inside(root / start, root)
+            if not base.is_dir():
+                continue
+            for seen in (self._seen(base, lead, split, root) for split in splits):
+                if seen.files or seen.problems:
+                    return base
+        return None
+
+    def records(self, base: Path, split: str, root: Path | None = None) -> list[Record]:
+        """All records of a split in natural order of their names; empty if it has no files.
+
+        Args:
+            base: what `find` gave.
+            split: its name in the patterns.
+            root: folder that links may not leave; None = `base`.
+
+        Raises:
+            CorruptDatasetError: partners are missing, two files claim the same key, or one is a
+                link that is not followed.
+        """
+        found, problems = self.survey(base, split, root)
+        raise_first(problems)
         return found
 
-    def survey(self, base: Path, split: str) -> tuple[list[Record], list[Problem]]:
-        """The complete records of a split, and one problem per file without its partners."""
+    def survey(
+        self, base: Path, split: str, root: Path | None = None
+    ) -> tuple[list[Record], list[Problem]]:
+        """The complete records of a split, and one problem per file that is not part of one.
+
+        Args:
+            base: where the patterns start.
+            split: its name in the patterns.
+            root: folder that links may not leave; None = `base`.
+        """
+        start = path_fault(base, root or base)
+        if start is not None:
+            return [], [Problem(where=str(start[0]), what=start[1])]
         problems: list[Problem] = []
-        found: dict[str, dict[tuple[str, ...], Path]] = {}
+        found: dict[str, dict[Key, Path]] = {}
+        roles: dict[str, _Seen] = {}
         for role in self.patterns:
-            files: dict[tuple[str, ...], Path] = {}
-            for key, path in self._matches(base, role, split):
+            seen = roles[role] = self._seen(base, role, split, root or base)
+            problems += seen.problems
+            files: dict[Key, Path] = {}
+            for key, path in seen.files:
                 if key in files:
                     what = f"stands for the same sample as {files[key]}; keep one of them"
                     problems.append(Problem(where=str(path), what=what))
                 files.setdefault(key, path)
-            if files or role not in self.optional:
+            if files or seen.problems or role not in self.optional:
                 found[role] = files
         records: list[Record] = []
         for key in sorted({k for files in found.values() for k in files}, key=natural):
             have = {role: files[key] for role, files in found.items() if key in files}
-            lacking = [role for role in found if role not in have]
+            absent = [role for role in found if role not in have]
+            lacking = [
+                role
+                for role in absent
+                if not roles[role].blocked and key not in roles[role].unusable
+            ]
             if lacking:
                 wanted = " and ".join(self._filled(role, split, key) for role in lacking)
                 where = str(next(iter(have.values())))
                 what = f"no {' and no '.join(lacking)} file for it; expected {base / wanted}"
                 problems.append(Problem(where=where, what=what))
-            else:
+            elif not absent:
                 records.append(Record(name="_".join(key), files=have))
         return records, problems
 
@@ -106,24 +152,42 @@ class Layout:
     def _keys(pattern: str) -> list[str]:
         return [name for name in PLACEHOLDER.findall(pattern) if name not in ("split", "ext")]
 
-    def _matches(self, base: Path, role: str, split: str) -> list[tuple[tuple[str, ...], Path]]:
+    def _seen(self, base: Path, role: str, split: str, root: Path) -> _Seen:
         pattern = self.patterns[role]
-        depth = [base]
-        for part in pattern.split("/"):
-            depth = [child for folder in depth for child in self._step(folder, part, split)]
+        problems: list[Problem] = []
+        folders, blocked = [base], False
+        *way, last = pattern.split("/")
+        for part in way:
+            reached = [child for folder in folders for child in self._step(folder, part, split)]
+            folders = []
+            for child in reached:
+                fault = link_fault(child, root)
+                if fault is None:
+                    folders.append(child)
+                else:
+                    problems.append(Problem(where=str(child), what=fault))
+                    blocked = True
         names = sorted(set(self._keys(pattern)))
         expression = re.compile(self._regex(pattern, split))
-        result = []
-        for path in depth:
+        files: list[tuple[Key, Path]] = []
+        unusable: dict[Key, Path] = {}
+        for path in (child for folder in folders for child in self._step(folder, last, split)):
             match = expression.fullmatch(path.relative_to(base).as_posix())
-            if match and path.is_file():
-                result.append((tuple(match[name] for name in names), path))
-        return result
+            if match is None:
+                continue
+            key = tuple(match[name] for name in names)
+            fault = link_fault(path, root) or not_a_file(path)
+            if fault is None:
+                files.append((key, path))
+            else:
+                unusable[key] = path
+                problems.append(Problem(where=str(path), what=fault))
+        return _Seen(files=files, unusable=unusable, blocked=blocked, problems=problems)
 
     def _step(self, folder: Path, part: str, split: str) -> list[Path]:
         if not PLACEHOLDER.search(part):
             child = folder / part
-            return [child] if child.exists() else []
+            return [child] if os.path.lexists(child) else []
         if not folder.is_dir():
             return []
         expression = re.compile(self._regex(part, split))

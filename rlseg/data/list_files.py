@@ -10,7 +10,12 @@ MAX_LIST_BYTES = 1 << 24
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a list, without surrounding blanks and without empty ones.
+    """The lines of a list as `numbered_lines`, without their numbers."""
+    return [line for _, line in numbered_lines(path)]
+
+
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """Number from 1 on and text of each line that is not empty, without surrounding blanks.
 
     Bytes that are not UTF-8 are kept, so that they still name a file.
 
@@ -30,4 +35,5 @@ def read_lines(path: Path) -> list[str]:
     if b"\0" in raw:
         raise CorruptDatasetError(f"{path}: byte {raw.index(0)} is NUL; a list is plain text")
     text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    lines = enumerate((line.strip() for line in text.splitlines()), start=1)
+    return [(number, line) for number, line in lines if line]

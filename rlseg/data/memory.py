@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from rlseg.data.budget import SHARED, Budget, Keeper
 from rlseg.data.damage import MapStyle
 from rlseg.data.labels import compact
+from rlseg.data.levels import BYTE_LEVELS, narrowest, to_unit
 from rlseg.data.samples import InstanceSample, SemanticSample
 from rlseg.errors import ShapeError
 
@@ -46,7 +47,7 @@ class PackedSample(Generic[Sample]):
 
     def whole(self) -> Sample:
         """The sample, as a fresh copy."""
-        image = self.image.float().div_(self.scale) if self.scale else self.image.clone()
+        image = to_unit(self.image, self.scale)
         labels = self.labels.to(torch.int64, copy=True)
         if self.semantic:
             return cast("Sample", SemanticSample(image=image, classes=labels, name=self.name))
@@ -56,12 +57,13 @@ class PackedSample(Generic[Sample]):
             InstanceSample(image=image, labels=labels, valid=valid.clone(), name=self.name),
         )
 
-    def window(self, start: Sequence[int], size: Sequence[int]) -> Sample:
+    def window(self, start: Sequence[int], size: Sequence[int], *, mirror: bool = False) -> Sample:
         """A window of the sample as a fresh copy, at the cost of the window.
 
         Args:
             start: first row and column (slice, row and column of volumes).
             size: sides of the window.
+            mirror: whether left and right are exchanged in the window.
 
         Returns:
             A sample; instances are renumbered 1..N.
@@ -78,32 +80,47 @@ class PackedSample(Generic[Sample]):
                 "on is not inside: lower the crop"
             )
         place = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
-        part = replace(
-            self,
-            image=self.image[(slice(None), *place)],
-            labels=self.labels[place],
-            valid=None if self.valid is None else self.valid[place],
-        ).whole()
+        image, labels = self.image[(slice(None), *place)], self.labels[place]
+        valid = None if self.valid is None else self.valid[place]
+        if mirror:
+            image, labels = image.flip(-1), labels.flip(-1)
+            valid = None if valid is None else valid.flip(-1)
         # The copies have the strides of the whole picture's axes, not of the window.
-        part = replace(part, image=part.image.contiguous())
-        if isinstance(part, SemanticSample):
-            return cast("Sample", replace(part, classes=part.classes.contiguous()))
-        labels = compact(part.labels).contiguous()
-        return cast("Sample", replace(part, labels=labels, valid=part.valid.contiguous()))
+        image = to_unit(image, self.scale).contiguous()
+        if self.semantic:
+            classes = labels.to(torch.int64, copy=True).contiguous()
+            return cast("Sample", SemanticSample(image=image, classes=classes, name=self.name))
+        if valid is None:
+            valid = torch.ones(tuple(size), dtype=torch.bool)
+        elif not mirror:
+            valid = valid.clone()
+        labels, valid = compact(labels), valid.contiguous()
+        sample = InstanceSample(image=image, labels=labels, valid=valid, name=self.name)
+        return cast("Sample", sample)
+
+    def narrowest(self) -> PackedSample[Sample]:
+        """The same numbers with an image in the narrowest type that can hold them."""
+        if self.scale == BYTE_LEVELS:
+            return self
+        image, scale = narrowest(to_unit(self.image, self.scale))
+        return replace(self, image=image, scale=scale)
 
 
-def _pack_image(image: Tensor) -> tuple[Tensor, int]:
-    for scale, dtype in ((255, torch.uint8), (65535, torch.uint16)):
-        whole = (image * scale).round_()
-        narrow = whole.to(dtype) if dtype == torch.uint8 else whole.to(torch.int32).to(dtype)
-        if torch.equal(whole.div_(scale), image):
-            return narrow, scale
-    return image.clone(), 0
+@runtime_checkable
+class ReadsPacked(Protocol):
+    """A data set that can say what its files hold before it is unpacked."""
+
+    def packed(self, index: int) -> PackedSample[InstanceSample] | PackedSample[SemanticSample]:
+        """Sample `index`, of which `whole()` is what the data set itself returns.
+
+        Nobody else may hold on to its memory.
+        """
+        ...
 
 
 def pack(sample: Sample) -> PackedSample[Sample]:
     """The sample in the narrowest types that hold it exactly."""
-    image, scale = _pack_image(sample.image)
+    image, scale = narrowest(sample.image)
     semantic = isinstance(sample, SemanticSample)
     labels = sample.classes if isinstance(sample, SemanticSample) else sample.labels
     valid = None if isinstance(sample, SemanticSample) else sample.valid
@@ -123,7 +140,8 @@ class InMemory(Generic[Sample]):
     """A dataset whose samples are decoded once.
 
     What comes back is a fresh copy with exactly the numbers of the wrapped dataset. When the
-    budget is used up, further samples are decoded each time.
+    budget is used up, further samples are decoded each time. A dataset that has a method `packed`
+    (`ReadsPacked`) is asked for that, so that bytes of files are kept as they are.
 
     Args:
         dataset: map-style. What another `InMemory` keeps is shared with it, not kept twice.
@@ -147,20 +165,22 @@ class InMemory(Generic[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Sample `index` in 0..len-1; IndexError beyond."""
         kept = self._kept.get(index)
-        return self._read(index)[0] if kept is None else kept.whole()
+        return (self._read(index) if kept is None else kept).whole()
 
     def packed(self, index: int) -> PackedSample[Sample]:
         """Sample `index` as it is kept, to cut windows out of it; IndexError beyond."""
         kept = self._kept.get(index)
-        return self._read(index)[1] if kept is None else kept
+        return self._read(index) if kept is None else kept
 
-    def _read(self, index: int) -> tuple[Sample, PackedSample[Sample]]:
+    def _read(self, index: int) -> PackedSample[Sample]:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        sample = self.dataset[index]
-        packed = pack(sample)
+        if isinstance(self.dataset, ReadsPacked):
+            packed = cast("PackedSample[Sample]", self.dataset.packed(index)).narrowest()
+        else:
+            packed = pack(self.dataset[index])
         self._keeper.offer(index, packed)
-        return sample, packed
+        return packed
 
 
 class Packed(Generic[Sample]):

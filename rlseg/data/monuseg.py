@@ -11,7 +11,6 @@ are drawn with a seed, by default from different tiles.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,7 +29,10 @@ from rlseg.data.base import (
     contents,
     digest_of,
     existing_root,
+    image_notes,
     listed,
+    raise_first,
+    warn,
 )
 from rlseg.data.idlists import committed_ids, divide
 from rlseg.data.images import read_image
@@ -52,8 +54,6 @@ PATCH_SCALE = 0.5  # 1000 x 1000 becomes 500 x 500 before patches are cut (Color
 EXTENSIONS = ("tif", "tiff")
 
 needs_root = True
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,11 +220,8 @@ def open_splits(root: Path | None, options: Options) -> Splits:
     """
     root = existing_root(root, "monuseg", MoNuSeg.how_to_get)
     found, problems, notes = _survey(root)
-    if problems:
-        more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
-        raise CorruptDatasetError(f"{problems[0].where}: {problems[0].what}{more}")
-    for note in notes:
-        _LOG.warning("%s: %s", note.where, note.what)
+    raise_first(problems)
+    warn(notes)
     return Splits(
         dataset="monuseg",
         task="instance",
@@ -251,7 +248,7 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
         root = existing_root(root, "monuseg", MoNuSeg.how_to_get)
         found, problems, notes = _survey(root)
     except RlsegError as error:
-        return [Problem(where=str(root), what=str(error))]
+        return [as_problem(error, str(root))]
     problems += notes
     side = RECIPES.get(options.recipe, 1)
     for split, records in found.items():
@@ -285,6 +282,8 @@ def _tile_problems(tiles: MoNuSeg, index: int, side: int) -> list[Problem]:
         filled = None if image is None else fill(outlines, *image.shape[1:])
     except RlsegError as error:
         return [*problems, as_problem(error)]
+    if image is not None:
+        problems += image_notes(record.files["image"])
     counts = {"regions with fewer than 3 vertices, skipped": outlines.short}
     if filled is not None:
         counts["regions wholly outside the image, skipped"] = filled.outside

@@ -19,11 +19,14 @@ from rlseg.data.base import (
     as_problem,
     digest_of,
     existing_root,
+    image_notes,
+    raise_first,
     try_samples,
 )
 from rlseg.data.image_table import ImageTable, read_image_table
 from rlseg.data.images import check_same_size, read_image
 from rlseg.data.layout import Layout, Record
+from rlseg.data.links import inside
 from rlseg.data.places_masks import (
     MASKS,
     Instances,
@@ -115,6 +118,12 @@ class Places:
             )
         return read_instances(record.files["labels"])
 
+    def categories(self, index: int) -> Tensor:
+        """Category minus 1 of instance 1..N of image `index`, its place in `classes`: int64 [N]."""
+        if "labels" not in self.records[index].files:
+            return torch.zeros(0, dtype=torch.int64)
+        return self.instances(index).categories - 1
+
 
 DATASET = Places
 """The class that declares the data set."""
@@ -131,10 +140,7 @@ def open_splits(root: Path | None, options: Options) -> Splits:
     root = existing_root(root, "places", Places.how_to_get)
     parts: dict[str, Places] = {}
     for split, (records, problems) in _survey(root, options).items():
-        serious = [problem for problem in problems if not problem.note]
-        if serious:
-            more = f" (and {len(serious) - 1} more like it)" if len(serious) > 1 else ""
-            raise CorruptDatasetError(f"{serious[0].where}: {serious[0].what}{more}")
+        raise_first(problems)
         if records:
             parts[split] = Places(records)
     return Splits(
@@ -168,10 +174,11 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
         root = existing_root(root, "places", Places.how_to_get)
         found = _survey(root, options)
     except RlsegError as error:
-        return [Problem(where=str(root), what=str(error))]
+        return [as_problem(error, str(root))]
     try:
         category_names(root)
-        table = read_image_table(root / TABLE) if (root / TABLE).is_file() else None
+        place = inside(root / TABLE, root)
+        table = read_image_table(place) if place.is_file() else None
     except RlsegError as error:
         problems.append(as_problem(error))
     for split, (records, missing) in found.items():
@@ -180,7 +187,7 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
             what = f"no images in a folder {FOLDERS[split]}; the other splits can be used"
             problems.append(Problem(where=f"split {split}", what=what, note=True))
         elif split == "test":
-            problems += try_samples(Places(records), split, advance)
+            problems += try_samples(Places(records), split, advance, truth=False)
         else:
             for index, record in enumerate(records):
                 problems += _pair_problems(record, table)
@@ -215,6 +222,7 @@ def _pair_problems(record: Record, table: ImageTable | None) -> list[Problem]:
         if image is not None:
             labels = torch.from_numpy(instance)
             check_same_size(image, labels, str(image_path), str(mask_path))
+            problems += image_notes(image_path)
         if table is not None:
             check_table_size(table, mask_path, instance.shape)
     except RlsegError as error:
@@ -252,12 +260,19 @@ def _survey(root: Path, options: Options) -> dict[str, tuple[list[Record], list[
     layout, base = next((pair for pair in found if (pair[1] / MASKS).is_dir()), found[0])
     result: dict[str, tuple[list[Record], list[Problem]]] = {}
     for split, folder in FOLDERS.items():
-        images, problems = layout.survey(base, folder)
+        images, problems = layout.survey(base, folder, root)
         if split == "test":
             result[split] = images, problems
             continue
-        records, unpaired = _paired(images, mask_records(base, folder), base, folder, options)
-        result[split] = records, problems + unpaired
+        masks, faults = mask_records(base, folder, root)
+        known = {Path(problem.where).stem for problem in problems + faults}
+        # A linked folder has no ending: what lies behind it is unknown, not missing.
+        blocked = any(not Path(problem.where).suffix for problem in problems + faults)
+        records, unpaired = _paired(images, masks, base, folder, options)
+        unpaired = [
+            problem for problem in unpaired if not blocked and Path(problem.where).stem not in known
+        ]
+        result[split] = records, problems + faults + unpaired
     return result
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from rlseg import rle
-from rlseg.data.base import LISTED, contents, existing_root
+from rlseg.data.base import LISTED, contents, existing_root, raise_first
 from rlseg.data.image_table import ImageTable, read_image_table
 from rlseg.data.layout import Record
+from rlseg.data.links import inside
 from rlseg.data.places import FOLDERS, HOST_ROOT, Places
 from rlseg.data.places_masks import (
     MASKS,
@@ -144,7 +145,8 @@ def _masks(root: Path, folder: str) -> list[Record]:
         DatasetNotFoundError: none.
     """
     for base in (root, root / HOST_ROOT):
-        records = mask_records(base, folder) if base.is_dir() else []
+        records, problems = mask_records(base, folder, root) if base.is_dir() else ([], [])
+        raise_first(problems)
         if records:
             return sorted(records, key=lambda record: record.files["labels"].name)
     raise DatasetNotFoundError(
@@ -155,7 +157,8 @@ def _masks(root: Path, folder: str) -> list[Record]:
 def _table(root: Path, images_json: Path | None) -> ImageTable | None:
     if images_json is not None:
         return read_image_table(images_json)
-    return read_image_table(root / TABLE) if (root / TABLE).is_file() else None
+    place = inside(root / TABLE, root)
+    return read_image_table(place) if place.is_file() else None
 
 
 def _converted(

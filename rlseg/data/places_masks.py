@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlseg.data.base import listed
+from rlseg.data.base import Problem, listed
 from rlseg.data.image_table import ImageEntry, ImageTable
 from rlseg.data.images import read_colours
 from rlseg.data.labels import compact
@@ -126,9 +126,9 @@ def mask_faults(table: NDArray[np.int64]) -> list[str]:
     return faults
 
 
-def mask_records(base: Path, folder: str) -> list[Record]:
-    """The mask files below `base` of one of the challenge's folders; empty if there are none."""
-    return _LAYOUT.records(base, folder)
+def mask_records(base: Path, folder: str, root: Path) -> tuple[list[Record], list[Problem]]:
+    """The mask files below `base` of one of the challenge's folders, and links out of `root`."""
+    return _LAYOUT.survey(base, folder, root)
 
 
 def check_table_size(table: ImageTable, mask: Path, shape: tuple[int, ...]) -> ImageEntry:

@@ -36,6 +36,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rlseg.data.image_table import read_image_table
+from rlseg.data.links import inside
 from rlseg.errors import ConfigError, CorruptDatasetError
 from rlseg.files import load_json
 
@@ -113,9 +114,10 @@ def category_names(root: Path) -> tuple[str, ...]:
         root: may hold `imgCatIds.json`, or `instance_categories.json` (number -> name).
 
     Raises:
-        CorruptDatasetError: a table that is damaged or does not name exactly 1 to 100.
+        CorruptDatasetError: a table that is damaged, does not name exactly 1 to 100, or is a link
+            out of the root.
     """
-    table, names = root / TABLE, root / NAMES
+    table, names = inside(root / TABLE, root), inside(root / NAMES, root)
     if table.is_file():
         return names_of(read_image_table(table).categories, str(table))
     if names.is_file():

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlseg.data.labels import present_ids
 from rlseg.errors import CorruptDatasetError
 
 VOID = 255
@@ -110,7 +111,12 @@ GTAV_CAMVID_TABLE = class_table(GTAV_TO_CAMVID, void=CITYSCAPES_IDS)
 
 
 def to_classes(ids: NDArray[Any], table: ClassTable, where: str) -> Tensor:
-    """The class map of an id map.
+    """The class map of an id map, int64 [*S]; the rest is as in `narrow_classes`."""
+    return narrow_classes(ids, table, where).long()
+
+
+def narrow_classes(ids: NDArray[Any], table: ClassTable, where: str) -> Tensor:
+    """The class map of an id map, a byte per pixel.
 
     Args:
         ids: integers [*S] as a file holds them.
@@ -118,7 +124,7 @@ def to_classes(ids: NDArray[Any], table: ClassTable, where: str) -> Tensor:
         where: file, for the message.
 
     Returns:
-        int64 [*S], 255 where the pixel does not count.
+        uint8 [*S], 255 where the pixel does not count.
 
     Raises:
         CorruptDatasetError: another type than integers, or an id unheard of; names the first one,
@@ -128,22 +134,26 @@ def to_classes(ids: NDArray[Any], table: ClassTable, where: str) -> Tensor:
         raise CorruptDatasetError(
             f"{where}: labels have type {ids.dtype}; class maps hold integer ids: convert them"
         )
-    if ids.dtype == np.uint8:
-        outside = None
-        classes = table[ids]
-    else:
-        native = ids.astype(np.uint8) if ids.dtype.kind == "b" else ids
-        outside = (native < 0) | (native > 255)
-        classes = table[np.where(outside, 0, native).astype(np.uint8)]
-    strange = classes < 0 if outside is None else (classes < 0) | outside
-    if strange.any():
-        place = tuple(int(i) for i in np.argwhere(strange)[0])
-        known = np.flatnonzero(table != UNKNOWN_ID).tolist()
-        raise CorruptDatasetError(
-            f"{where}: id {ids[place]} at {place} stands for no class ({int(strange.sum())} pixels "
-            f"of unknown ids); known are {_ranges(known)}: replace the file or map its ids"
-        )
-    return torch.from_numpy(classes.astype(np.int64))
+    if ids.size == 0:
+        return torch.zeros(ids.shape, dtype=torch.uint8)
+    narrow = np.array(ids, dtype=np.uint8, order="C")
+    met = np.flatnonzero(present_ids(narrow))
+    wraps = ids.dtype != np.uint8 and bool((narrow != ids).any())
+    if wraps or (table[met] == UNKNOWN_ID).any():
+        raise _unheard_of(ids, table, where)
+    classes = bytearray(narrow).translate(table.astype(np.uint8).tobytes())
+    return torch.from_numpy(np.frombuffer(classes, np.uint8).reshape(ids.shape))
+
+
+def _unheard_of(ids: NDArray[Any], table: ClassTable, where: str) -> CorruptDatasetError:
+    outside = (ids < 0) | (ids > 255)
+    strange = (table[np.where(outside, 0, ids).astype(np.uint8)] == UNKNOWN_ID) | outside
+    place = tuple(int(i) for i in np.argwhere(strange)[0])
+    known = np.flatnonzero(table != UNKNOWN_ID).tolist()
+    return CorruptDatasetError(
+        f"{where}: id {ids[place]} at {place} stands for no class ({int(strange.sum())} pixels "
+        f"of unknown ids); known are {_ranges(known)}: replace the file or map its ids"
+    )
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -84,16 +84,16 @@ def augment_semantic(
             f"{width}: lower the crop or enlarge the images"
         )
     row, column = crop_start((height, width), size, generator, centre)
+    mirror = float(torch.rand((), generator=generator)) < config.flip_horizontal
     if isinstance(sample, PackedSample):
-        window = sample.window((row, column), size)
-    else:
-        rows, columns = slice(row, row + size[0]), slice(column, column + size[1])
-        window = replace(
-            sample,
-            image=sample.image[:, rows, columns].contiguous(),
-            classes=sample.classes[rows, columns].contiguous(),
-        )
-    if float(torch.rand((), generator=generator)) >= config.flip_horizontal:
+        return sample.window((row, column), size, mirror=mirror)
+    rows, columns = slice(row, row + size[0]), slice(column, column + size[1])
+    window = replace(
+        sample,
+        image=sample.image[:, rows, columns].contiguous(),
+        classes=sample.classes[rows, columns].contiguous(),
+    )
+    if not mirror:
         return window
     return replace(window, image=window.image.flip(-1), classes=window.classes.flip(-1))
 

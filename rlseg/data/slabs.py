@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from rlseg.data.base import Problem, contents, listed
+from rlseg.data.base import Problem, as_problem, contents, listed
+from rlseg.data.links import inside
 from rlseg.data.volume_files import Volume, measure
 from rlseg.errors import ConfigError, CorruptDatasetError, DatasetNotFoundError, RlsegError
 
 __all__ = [
-    "HDF_SUFFIXES",
     "SPLIT_WORDS",
     "Piece",
     "SlabOptions",
@@ -24,8 +24,6 @@ __all__ = [
     "the_file",
 ]
 
-HDF_SUFFIXES = (".hdf", ".hdf5", ".h5")
-"""Of HDF5 files, in lower case."""
 SPLIT_WORDS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 """Split -> words that stand for it in names of files and folders."""
 
@@ -107,8 +105,9 @@ def the_file(root: Path, name: str) -> Path:
 
     Raises:
         DatasetNotFoundError: it is not there.
+        CorruptDatasetError: it is a link out of the root.
     """
-    path = root / name
+    path = inside(root / name, root)
     if not path.is_file():
         raise DatasetNotFoundError(
             f"{path}: no such file (data set option file); found {contents(root)}"
@@ -142,7 +141,7 @@ def sound(
             try:
                 measure(volume)
             except RlsegError as error:
-                problems.append(Problem(where=str(volume.image), what=str(error)))
+                problems.append(as_problem(error, volume.image))
             else:
                 kept.setdefault(split, []).append(volume)
     return kept, problems

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlseg.data.base import InstanceDataset
+from rlseg.data.category_statistics import CategoryCounter, CategoryShare, categorised
 from rlseg.data.neighbours import neighbour_pairs, suggest_bits
 from rlseg.data.store import Store
 from rlseg.errors import ConfigError
@@ -64,6 +66,8 @@ class SplitStatistics:
     unknown: float
     """Share of pixels without a truth."""
     neighbours: tuple[NeighbourStatistics, ...] = field(default=())
+    categories: tuple[CategoryShare, ...] = field(default=())
+    """Of the instances; empty where the data set knows none."""
 
 
 def suggest_radii(area_median: float | None, ndim: int) -> tuple[int, int]:
@@ -86,8 +90,11 @@ def split_statistics(
     radii: Sequence[float] = (),
     advance: Callable[[int], None] | None = None,
     store: Store | None = None,
+    classes: Sequence[str] = (),
 ) -> SplitStatistics:
     """All numbers of one split, each sample read once (twice where radii are suggested).
+
+    Where the data set knows the categories of its instances, the labels are read once more.
 
     Args:
         dataset: at least one sample.
@@ -95,30 +102,34 @@ def split_statistics(
         advance: called with the number of samples read, of twice as many as there are where radii
             are suggested, for a progress display.
         store: where lists of neighbours are kept.
+        classes: names of the categories, for data sets that know those of their instances.
 
     Raises:
         ConfigError: a radius that is not positive, or an empty dataset.
+        CorruptDatasetError: a category without a name.
     """
     _check(dataset, radii)
     sides, areas, found = [], [], {}
     pixels = known = 0
     reach = max(radii, default=0.0)
+    source = categorised(dataset)
+    counter = None if source is None or not classes else CategoryCounter(source, classes)
     for index in range(len(dataset)):
         sample = dataset[index]
         sides.append(tuple(sample.labels.shape))
         areas.append(torch.bincount(sample.labels[sample.valid], minlength=1)[1:])
+        if counter is not None:
+            counter.add(index, sample, areas[-1])
         pixels += sample.labels.numel()
         known += int(sample.valid.sum())
         if reach:
             found[index] = neighbour_pairs(sample.labels, reach, store)
         if advance is not None:
             advance(index + 1)
-    area = torch.cat(areas).double()
-    area = area[area > 0]
+    area = torch.cat([some[some > 0] for some in areas]).double()
     counts = torch.tensor([int((a > 0).sum()) for a in areas])
-    median = float(area.quantile(0.5)) if len(area) else None
     if not reach:
-        radii = suggest_radii(median, len(sides[0]))
+        radii = suggest_radii(_measured(area)["area_median"], len(sides[0]))
         for index in range(len(dataset)):
             found[index] = neighbour_pairs(dataset[index].labels, max(radii), store)
             if advance is not None:
@@ -127,20 +138,35 @@ def split_statistics(
         samples=len(dataset),
         smallest=tuple(min(side) for side in zip(*sides, strict=True)),
         largest=tuple(max(side) for side in zip(*sides, strict=True)),
-        instances=int(counts.sum()),
-        instances_mean=float(counts.double().mean()),
-        instances_minimum=int(counts.min()),
-        instances_maximum=int(counts.max()),
-        empty=int((counts == 0).sum()),
-        area_minimum=int(area.min()) if len(area) else None,
-        area_median=median,
-        area_mean=float(area.mean()) if len(area) else None,
-        area_maximum=int(area.max()) if len(area) else None,
-        area_octaves=tuple(torch.bincount(torch.frexp(area).exponent.long() - 1).tolist()),
+        **_counted(counts),
+        **_measured(area),
         foreground=float(area.sum()) / known if known else None,
         unknown=1 - known / pixels,
         neighbours=tuple(_neighbours(list(found.values()), areas, r) for r in radii),
+        categories=() if counter is None else counter.shares(),
     )
+
+
+def _counted(counts: Tensor) -> dict[str, Any]:
+    """Fields about the instances of each sample, int64 [samples]."""
+    return {
+        "instances": int(counts.sum()),
+        "instances_mean": float(counts.double().mean()),
+        "instances_minimum": int(counts.min()),
+        "instances_maximum": int(counts.max()),
+        "empty": int((counts == 0).sum()),
+    }
+
+
+def _measured(area: Tensor) -> dict[str, Any]:
+    """Fields about the area of each instance, float64 [instances]."""
+    return {
+        "area_minimum": int(area.min()) if len(area) else None,
+        "area_median": float(area.quantile(0.5)) if len(area) else None,
+        "area_mean": float(area.mean()) if len(area) else None,
+        "area_maximum": int(area.max()) if len(area) else None,
+        "area_octaves": tuple(torch.bincount(torch.frexp(area).exponent.long() - 1).tolist()),
+    }
 
 
 def _check(dataset: InstanceDataset, radii: Sequence[float]) -> None:

@@ -18,11 +18,11 @@ Sample = TypeVar("Sample")
 Batch = TypeVar("Batch")
 
 
-class _Made(NamedTuple, Generic[Sample]):
-    """A transformed sample, and the damaged ones that it stands for."""
+class _Made(NamedTuple, Generic[Batch]):
+    """A batch, and the damaged samples that others stand for in it."""
 
-    sample: Sample
-    damaged: tuple[int, ...]
+    batch: Batch
+    damaged: frozenset[int]
 
 
 class EpochStream(Generic[Sample, Batch]):
@@ -92,7 +92,7 @@ class EpochStream(Generic[Sample, Batch]):
         self._orders: dict[int, list[int]] = {}
         self._prefetch = prefetch
         self._pool: ThreadPoolExecutor | None = None
-        self._ahead: deque[tuple[tuple[int, int], list[Future[_Made[Sample]]]]] = deque()
+        self._ahead: deque[tuple[tuple[int, int], Future[_Made[Batch]]]] = deque()
         self._on_bad_sample: OnBadSample = on_bad_sample
         self._damaged: set[int] = set()
 
@@ -109,9 +109,7 @@ class EpochStream(Generic[Sample, Batch]):
         if self._prefetch:
             return self._next_prefetched()
         places, after = self._plan(self._epoch, self._position)
-        batch = self._batch([self._make(*place) for place in places])
-        self._epoch, self._position = after
-        return batch
+        return self._hand_out(self._made(places), after)
 
     def scalars(self) -> dict[str, float]:
         """What there is to log: with "skip", the samples that this rank skipped so far."""
@@ -160,22 +158,20 @@ class EpochStream(Generic[Sample, Batch]):
         start = self._ahead[-1][0] if self._ahead else (self._epoch, self._position)
         while len(self._ahead) <= self._prefetch:
             places, start = self._plan(*start)
-            futures = [self._pool.submit(self._make, *place) for place in places]
-            self._ahead.append((start, futures))
-        after, futures = self._ahead.popleft()
-        batch = self._batch([future.result() for future in futures])
-        self._epoch, self._position = after
-        return batch
+            # A batch is one piece of work: handing over every sample costs more than it spreads.
+            self._ahead.append((start, self._pool.submit(self._made, places)))
+        after, future = self._ahead.popleft()
+        return self._hand_out(future.result(), after)
 
-    def _batch(self, made: Sequence[_Made[Sample]]) -> Batch:
+    def _hand_out(self, made: _Made[Batch], after: tuple[int, int]) -> Batch:
         """The batch; counts what was skipped now that it is used, not when it was prepared."""
-        self._damaged |= {index for one in made for index in one.damaged}
-        return self._collate([one.sample for one in made])
+        self._damaged |= made.damaged
+        self._epoch, self._position = after
+        return made.batch
 
     def _cancel_ahead(self) -> None:
-        for _, futures in self._ahead:
-            for future in futures:
-                future.cancel()
+        for _, future in self._ahead:
+            future.cancel()
         self._ahead.clear()
 
     def _plan(self, epoch: int, position: int) -> tuple[list[tuple[int, int]], tuple[int, int]]:
@@ -199,7 +195,13 @@ class EpochStream(Generic[Sample, Batch]):
                 del self._orders[old]
         return self._orders[epoch]
 
-    def _make(self, epoch: int, index: int) -> _Made[Sample]:
+    def _made(self, places: Sequence[tuple[int, int]]) -> _Made[Batch]:
+        made = [self._make(epoch, index) for epoch, index in places]
+        damaged = frozenset(index for _, skipped in made for index in skipped)
+        return _Made(self._collate([sample for sample, _ in made]), damaged)
+
+    def _make(self, epoch: int, index: int) -> tuple[Sample, list[int]]:
+        """The transformed sample of a place, and the damaged ones that it stands for."""
         generator = named_generator(self._seed, self._name, "augment", epoch, index)
         damaged: list[int] = []
         count = len(self._dataset)
@@ -212,7 +214,7 @@ class EpochStream(Generic[Sample, Batch]):
                 damaged.append(number)
                 met = self._damaged | set(damaged)
                 bad_sample(error, met, count, self._on_bad_sample, known=number in self._damaged)
-        return _Made(self._transform(sample, generator), tuple(damaged))
+        return self._transform(sample, generator), damaged
 
 
 class CountStream:

@@ -1,7 +1,7 @@
 """Plain grey TIFF pages, read directly: many times faster than Pillow, which parses each thrice.
 
-Only what leaves no room for interpretation is read here: classic TIFF, one channel of 8 or 16
-unsigned or of 32 bits, black is zero, strips, not compressed or deflated, all pages alike and
+Only what leaves no room for interpretation is read here: classic TIFF, one channel of 8, 32 or 64
+bits or of 16 unsigned ones, black is zero, strips, not compressed or deflated, all pages alike and
 complete. For everything else, and for every doubt, the answer is None, and Pillow reads the file or
 says what is wrong with it.
 """
@@ -13,7 +13,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,21 +30,25 @@ NEEDED = {WIDTH, HEIGHT, BITS, COMPRESSION, OFFSETS, ROWS, COUNTS, FORMAT, *FIXE
 FOREIGN = {322, 324, 330}
 """Tags of tiles and of pages inside pages."""
 PLAIN, DEFLATE, OLD_DEFLATE = 1, 8, 32946
-UNSIGNED, SIGNED = 1, 2
+UNSIGNED, SIGNED, REAL = 1, 2, 3
 TYPES = {
     (8, UNSIGNED): "u1",
+    (8, SIGNED): "i1",
     (16, UNSIGNED): "u2",
     (32, UNSIGNED): "u4",
     (32, SIGNED): "i4",
+    (64, UNSIGNED): "u8",
+    (64, SIGNED): "i8",
+    (64, REAL): "f8",
 }
-"""Bits and sample format -> type; Pillow reads the same four."""
+"""Bits and sample format -> type. Pillow takes signed bytes for unsigned ones and refuses 64 bits;
+the others it reads alike."""
 MAX_TAGS = 256
 MAX_STRIPS = 1 << 20
 BUFFER_BYTES = 1 << 16  # neighbouring strips and tables are read at once
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Page:
+class _Page(NamedTuple):
     height: int
     width: int
     number: str
@@ -58,6 +62,31 @@ class _Page:
     def kind(self) -> tuple[int, int, str]:
         """What all pages of a stack have in common."""
         return self.height, self.width, self.number
+
+
+class _Alike(NamedTuple):
+    """What the tables of pages have in common that differ only in where their one strip lies."""
+
+    page: _Page
+    length: int
+    """Bytes of a table."""
+    mask: int
+    """Bits of a table that decide how a page is read, but for place and size of the strip."""
+    value: int
+    """What they are."""
+    strip: str
+    """`struct` layout of place and size of the strip inside a table."""
+    size_first: bool
+
+    def next(self, table: bytes, size: int) -> _Page | None:
+        """The page of this table, if it is like this one and inside the file."""
+        if len(table) != self.length or int.from_bytes(table, "little") & self.mask != self.value:
+            return None
+        one, other = struct.unpack_from(self.strip, table)
+        start, count = (other, one) if self.size_first else (one, other)
+        if start < 8 or start + count > size:
+            return None
+        return self.page._replace(offsets=(start,), counts=(count,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +107,7 @@ class Pages:
         """All pages or the named ones, [D, H, W]; None = a page is damaged or not there.
 
         Returns:
-            uint8, uint16, uint32 or int32, as in the file.
+            One of `TYPES`, as in the file.
         """
         wanted = range(len(self.pages)) if frames is None else frames
         if not len(wanted) or min(wanted) < 0 or max(wanted) >= len(self.pages):
@@ -119,6 +148,7 @@ def _walk(path: Path, stream: BinaryIO, order: str, *, size: int, max_pixels: in
     (offset,) = struct.unpack(f"{order}I", stream.read(4))
     seen: set[int] = set()
     pages: list[_Page] = []
+    alike: _Alike | None = None
     while offset:
         if offset in seen:
             return None
@@ -129,15 +159,48 @@ def _walk(path: Path, stream: BinaryIO, order: str, *, size: int, max_pixels: in
             return None
         table = stream.read(12 * tags + 4)
         (offset,) = struct.unpack_from(f"{order}I", table, 12 * tags)
-        page = _page(table, tags, stream, order, size)
+        page = None if alike is None else alike.next(table, size)
         if page is None:
-            return None
+            page = _page(table, tags, stream, order, size)
+            if page is None:
+                return None
+            alike = _alike(page, table, tags, order) if offset else None
         pages.append(page)
         if page.kind != pages[0].kind:
             return None
         if len(pages) * page.height * page.width > max_pixels:
             return None
     return Pages(path=path, order=order, pages=tuple(pages)) if pages else None
+
+
+def _alike(page: _Page, table: bytes, tags: int, order: str) -> _Alike | None:
+    """What further pages can be compared with; None if one would have to look beyond the table."""
+    mask = bytearray(b"\xff" * (12 * tags))
+    strip: dict[int, tuple[int, str]] = {}
+    for place in range(0, 12 * tags, 12):
+        tag, kind, count = struct.unpack_from(f"{order}HHI", table, place)
+        if tag in NEEDED:
+            letter, width = NUMBERS.get(kind, ("", 0))
+            if count != 1 or not width or tag in strip:
+                return None
+            if tag in (OFFSETS, COUNTS):
+                strip[tag] = place + 8, letter
+                mask[place + 8 : place + 12] = bytes(4)
+        else:
+            mask[place + 4 : place + 12] = bytes(8)  # the tag itself must not become another one
+    if set(strip) != {OFFSETS, COUNTS}:
+        return None
+    (first, a), (second, b) = sorted(strip.values())
+    between = second - first - struct.calcsize(f"{order}{a}")
+    known = int.from_bytes(mask, "little")
+    return _Alike(
+        page=page,
+        length=len(table),
+        mask=known,
+        value=int.from_bytes(table, "little") & known,
+        strip=f"{order}{first}x{a}{between}x{b}",
+        size_first=strip[COUNTS][0] < strip[OFFSETS][0],
+    )
 
 
 def _page(table: bytes, tags: int, stream: BinaryIO, order: str, size: int) -> _Page | None:

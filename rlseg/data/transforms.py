@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,6 +30,7 @@ from rlseg.data.augmentation import (
     named,
 )
 from rlseg.data.labels import compact
+from rlseg.data.levels import to_unit
 from rlseg.data.memory import PackedSample
 from rlseg.data.samples import InstanceSample
 from rlseg.data.warps import uniform
@@ -49,6 +52,8 @@ __all__ = [
     "resize",
     "resize_nearest",
 ]
+
+Array = NDArray[Any]
 
 
 class TrainingTransform:
@@ -93,14 +98,13 @@ def augment(
     Raises:
         ShapeError: the crop has another number of axes or is larger than the sample.
     """
-    scale = 1
+    kept, scale = isinstance(sample, PackedSample), 0
     if isinstance(sample, PackedSample):
         sample, scale = _narrow(sample)
-    sides = tuple(sample.labels.shape)
     crop = _checked_crop(sample, crop)
-    free = crop is not None and max(crop) <= min(sides)
-    sample = _flip_and_turn(sample, config, generator, free=free)
-    sides = tuple(sample.labels.shape)
+    free = crop is not None and max(crop) <= min(sample.labels.shape)
+    maps = _flip_and_turn(sample, config, generator, free=free)
+    sides = maps[1].shape
     size = sides if crop is None else crop
     start = tuple(
         int(torch.randint(side - want + 1, (), generator=generator))
@@ -113,34 +117,44 @@ def augment(
         )
     if coordinates is None:
         window = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
-        image = _wide(sample.image[(slice(None), *window)], scale)
-        labels, valid = sample.labels[window], sample.valid[window]
+        # Cut out first: turning, and the numbers of four and eight times the size, come after.
+        places = [(slice(None), *window), window, window]
+        image, labels, valid = (_tensor(m[p]) for m, p in zip(maps, places, strict=True))
     else:
-        sample = replace(sample, image=_wide(sample.image, scale), labels=sample.labels.long())
-        image, labels, valid = _sample(sample, coordinates, config)
+        image, labels, valid = map(_tensor, maps)
+    image = to_unit(image, scale) if scale else image
+    if coordinates is not None:
+        whole = replace(sample, image=image, labels=labels.long(), valid=valid)
+        image, labels, valid = _sample(whole, coordinates, config)
+    changed = _change_intensity(image, config, generator)
+    if changed is not image or coordinates is not None or not scale:
+        changed = changed.clamp(0, 1)  # bytes divided by 255 need it not
     return replace(
         sample,
-        image=_change_intensity(image, config, generator).contiguous(),
-        labels=compact(labels).contiguous(),
-        valid=valid.contiguous(),
+        image=changed.contiguous(),
+        labels=compact(labels),
+        valid=valid.clone(memory_format=torch.contiguous_format) if kept else valid.contiguous(),
     )
 
 
 def _narrow(packed: PackedSample[InstanceSample]) -> tuple[InstanceSample, int]:
     """The sample with the integers that are kept, and what its image is to be divided by."""
     if packed.image.dtype != torch.uint8:  # torch does little with 16 bits, and floats stay
-        return packed.whole(), 1
+        return packed.whole(), 0
     valid = packed.valid
+    if valid is None:
+        valid = torch.ones((), dtype=torch.bool).expand(packed.sides)
     return InstanceSample(
-        image=packed.image,
-        labels=packed.labels,
-        valid=torch.ones(packed.sides, dtype=torch.bool) if valid is None else valid.clone(),
-        name=packed.name,
+        image=packed.image, labels=packed.labels, valid=valid, name=packed.name
     ), packed.scale
 
 
-def _wide(image: Tensor, scale: int) -> Tensor:
-    return image if image.is_floating_point() else image.float().div_(scale)
+def _tensor(view: Array) -> Tensor:
+    """The numbers of a turned and mirrored view; may be its memory."""
+    backward = tuple(axis for axis, stride in enumerate(view.strides) if stride < 0)
+    if not backward:
+        return torch.from_numpy(view)
+    return torch.from_numpy(np.flip(view, backward)).flip(backward)  # faster than a copy by numpy
 
 
 def random_crop(
@@ -232,9 +246,9 @@ def _happens(probability: float, generator: torch.Generator) -> bool:
 
 def _flip_and_turn(
     sample: InstanceSample, config: Augmentation, generator: torch.Generator, *, free: bool
-) -> InstanceSample:
-    """The sample mirrored and turned; axes count from the end, so that they fit all three maps."""
-    maps = [sample.image, sample.labels, sample.valid]
+) -> list[Array]:
+    """Views of image, labels and valid, mirrored and turned; axes count from the end, for all."""
+    maps: list[Array] = [m.numpy() for m in (sample.image, sample.labels, sample.valid)]
     space = sample.labels.ndim
     mirrored = [
         axis
@@ -246,16 +260,16 @@ def _flip_and_turn(
         if _happens(probability, generator)
     ]
     if mirrored:
-        maps = [m.flip(mirrored) for m in maps]
+        maps = [np.flip(m, tuple(mirrored)) for m in maps]
     if _happens(config.rotate_90, generator):
         for plane in itertools.combinations(range(-space, 0), 2):
             turns = int(torch.randint(4, (), generator=generator))
             if not free and maps[1].shape[plane[0]] != maps[1].shape[plane[1]]:
                 turns -= turns % 2
-            maps = [torch.rot90(m, turns, plane) for m in maps]
+            maps = [np.rot90(m, turns, plane) for m in maps]
     if _happens(config.transpose, generator) and (free or maps[1].shape[-1] == maps[1].shape[-2]):
-        maps = [m.transpose(-1, -2) for m in maps]
-    return replace(sample, image=maps[0], labels=maps[1], valid=maps[2])
+        maps = [m.swapaxes(-1, -2) for m in maps]
+    return maps
 
 
 def _coordinates(
@@ -313,7 +327,7 @@ def _sample(
 
 
 def _change_intensity(image: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:
-    """Float32 [C, *S] in [0, 1]."""
+    """float32 [C, *S], to be clamped; the image itself if nothing was changed."""
     # Nothing is drawn while this is off, so that the numbers of older settings stay as they were.
     if config.clahe and image.ndim == 3 and _happens(config.clahe, generator):
         image = clahe.equalise(image, uniform(generator, *config.clahe_clip))
@@ -326,4 +340,4 @@ def _change_intensity(image: Tensor, config: Augmentation, generator: torch.Gene
         image = image + deviation * torch.randn(image.shape, generator=generator)
     if _happens(config.blur, generator):
         image = warps.box_blur(image, config.blur_size)
-    return image.clamp(0, 1)
+    return image

@@ -22,12 +22,25 @@ from rlseg.data.arrays import (
     read_npy,
     window_shape,
 )
-from rlseg.data.images import read_image, read_label_array, scale_to_unit, stack_shape
-from rlseg.data.labels import from_array
+from rlseg.data.images import read_label_array, read_levels, stack_shape
+from rlseg.data.labels import narrow_from_array
+from rlseg.data.levels import scale_to_unit, stored_levels
+from rlseg.data.memory import PackedSample
 from rlseg.data.samples import InstanceSample
 from rlseg.errors import CorruptDatasetError
 
-__all__ = ["IDS", "IGNORE_ID", "RAW", "Extent", "Sides", "Volume", "box", "measure", "read_volume"]
+__all__ = [
+    "IDS",
+    "IGNORE_ID",
+    "RAW",
+    "Extent",
+    "Sides",
+    "Volume",
+    "box",
+    "measure",
+    "read_packed",
+    "read_volume",
+]
 
 IGNORE_ID = (1 << 64) - 1
 """CREMI's id for voxels without a truth."""
@@ -136,7 +149,22 @@ def read_volume(
     ignore: int | None = IGNORE_ID,
     size: Sides | None = None,
 ) -> InstanceSample:
-    """A volume or a window of it, perhaps at another size.
+    """A volume or a window of it, perhaps at another size, as `read_packed` keeps it.
+
+    Returns:
+        image float32 [1, D, H, W] in [0, 1], labels int64 [D, H, W] numbered 1..N, valid bool.
+    """
+    return read_packed(volume, window, ignore=ignore, size=size).whole()
+
+
+def read_packed(
+    volume: Volume,
+    window: Window | None = None,
+    *,
+    ignore: int | None = IGNORE_ID,
+    size: Sides | None = None,
+) -> PackedSample[InstanceSample]:
+    """A volume or a window of it, perhaps at another size, in the types of its files.
 
     Only the window is read. For another size it is read in slabs and picked from as it goes, so
     that the large array never lies in memory: the voxel at the nearest centre, as
@@ -149,7 +177,7 @@ def read_volume(
         size: sides of the result; None = those of the window.
 
     Returns:
-        image float32 [1, D, H, W] in [0, 1], labels int64 [D, H, W] numbered 1..N, valid bool.
+        image [1, D, H, W], labels [D, H, W] numbered 1..N, valid bool or None.
 
     Raises:
         DatasetNotFoundError: a file is missing.
@@ -166,15 +194,18 @@ def read_volume(
             f"{math.prod(wanted) * SAMPLE_BYTES} bytes, the limit is {MAX_ARRAY_BYTES}: cut crops "
             "or lower the size (data set options crop and size)"
         )
-    image, ids = _arrays(volume, extent, whole) if sides == wanted else (None, None)
-    if image is None or ids is None:
-        image, ids = _thinned(volume, extent, whole, wanted)
-    labels, valid = from_array(ids, f"{volume.labels}: ids", ignore)
-    return InstanceSample(
+    if sides == wanted:
+        image, scale, ids = _arrays(volume, extent, whole)
+    else:
+        image, scale, ids = _thinned(volume, extent, whole, wanted)
+    labels, valid = narrow_from_array(ids, f"{volume.labels}: ids", ignore)
+    return PackedSample(
         image=torch.from_numpy(np.ascontiguousarray(image))[None],
+        scale=scale,
         labels=labels,
         valid=valid,
         name=volume.name,
+        semantic=False,
     )
 
 
@@ -192,17 +223,19 @@ def box(start: Sides, sides: Sides) -> Window:
     return tuple(slice(a, a + n) for a, n in zip(start, sides, strict=True))
 
 
-def _arrays(volume: Volume, extent: Extent, window: Window) -> tuple[Array, Array]:
-    """float32 image in [0, 1] and ids as the file holds them, [d, h, w]."""
+def _arrays(volume: Volume, extent: Extent, window: Window) -> tuple[Array, int, Array]:
+    """Levels, what they are divided by, and ids as the file holds them, [d, h, w]."""
     moved = tuple(
         slice(part.start + first, part.stop + first)
         for part, first in zip(window, extent.origin, strict=True)
     )
-    image = _image(volume.image, volume.image_key, moved)
-    return image, _ids(volume.labels, volume.labels_key, window)
+    image, scale = _image(volume.image, volume.image_key, moved)
+    return image, scale, _ids(volume.labels, volume.labels_key, window)
 
 
-def _thinned(volume: Volume, extent: Extent, window: Window, size: Sides) -> tuple[Array, Array]:
+def _thinned(
+    volume: Volume, extent: Extent, window: Window, size: Sides
+) -> tuple[Array, int, Array]:
     """What `_arrays` gives, picked to another size slab by slab."""
     sides = window_shape(window, extent.shape)
     picks = [
@@ -210,6 +243,7 @@ def _thinned(volume: Volume, extent: Extent, window: Window, size: Sides) -> tup
     ]
     deep = max(1, SLAB_VOXELS // (sides[1] * sides[2]))
     images: list[Array] = []
+    scales: list[int] = []
     ids: list[Array] = []
     first = window[0].start
     for top in range(0, sides[0], deep):
@@ -217,20 +251,25 @@ def _thinned(volume: Volume, extent: Extent, window: Window, size: Sides) -> tup
         if not len(planes):
             continue
         slab = slice(first + int(planes[0]), first + int(planes[-1]) + 1)
-        parts = _arrays(volume, extent, (slab, *window[1:]))
+        image, scale, names = _arrays(volume, extent, (slab, *window[1:]))
         chosen = np.ix_(planes - planes[0], picks[1], picks[2])
-        images.append(parts[0][chosen])
-        ids.append(parts[1][chosen])
-    return np.concatenate(images), np.concatenate(ids)
+        images.append(image[chosen])
+        scales.append(scale)
+        ids.append(names[chosen])
+    if len(set(scales)) > 1:  # pages of several types
+        where = str(volume.image)
+        images = [scale_to_unit(image, where) for image in images]
+        scales = [0]
+    return np.concatenate(images), scales[0], np.concatenate(ids)
 
 
-def _image(path: Path, key: str, window: Window) -> Array:
+def _image(path: Path, key: str, window: Window) -> tuple[Array, int]:
     suffix = path.suffix.lower()
     if suffix in (".tif", ".tiff"):
         frames = range(window[0].start, window[0].stop)
-        planes = read_image(path, channels=1, frames=frames)[0].numpy()
-        return np.ascontiguousarray(planes[(slice(None), *window[1:])])
-    return scale_to_unit(_values(path, key, window), f"{path}: image")
+        planes, scale = read_levels(path, channels=1, frames=frames)
+        return np.ascontiguousarray(planes[0].numpy()[(slice(None), *window[1:])]), scale
+    return stored_levels(_values(path, key, window), f"{path}: image")
 
 
 def _ids(path: Path, key: str, window: Window) -> Array:

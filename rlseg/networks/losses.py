@@ -38,3 +38,16 @@ def masked_binary_cross_entropy(logits: Tensor, target: Tensor, mask: Tensor) ->
     """
     each = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return torch.where(mask, each, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def kl_to_normal(mean: Tensor, log_var: Tensor) -> Tensor:
+    """KL divergence of N(mean, exp(log_var)) from N(0, I), summed over the last axis, in nats.
+
+    Args:
+        mean: float [*S, Z].
+        log_var: float [*S, Z].
+
+    Returns:
+        float [*S], at least 0.
+    """
+    return 0.5 * (log_var.exp() + mean.square() - 1 - log_var).sum(dim=-1)

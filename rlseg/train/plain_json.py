@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rlseg import files
 from rlseg.errors import CheckpointError
+
+MAX_DEPTH = 256
+"""Deepest nesting: states of learners go deeper than settings, far from where a parser gives up."""
 
 
 def to_json(value: Any) -> bytes:
@@ -25,19 +29,9 @@ def parse_json(data: bytes, path: Path, limit: int) -> Any:
     Raises:
         CheckpointError: not JSON, too large, a key given twice, NaN, or nested too deep.
     """
-
-    def refuse_constant(name: str) -> None:
-        raise ValueError(f"{name} is not JSON")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise ValueError("a key is given twice")
-        return result
-
     if len(data) > limit:
         raise CheckpointError(f"{path} has more than {limit} bytes, the limit for such a file")
     try:
-        return json.loads(data, parse_constant=refuse_constant, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
+        return files.parse_json(data.decode("utf-8-sig"), max_depth=MAX_DEPTH)
+    except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); it is damaged") from error

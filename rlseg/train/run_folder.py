@@ -25,6 +25,7 @@ from rlseg.errors import (
     DatasetNotFoundError,
     ShapeError,
 )
+from rlseg.files import load_json
 from rlseg.train.checkpoint import CheckpointStore, stage_stores, write_atomically
 from rlseg.train.plain_json import parse_json, to_json
 
@@ -101,8 +102,8 @@ def _locked_descriptor(path: Path) -> int:
 
 def _owner(path: Path) -> dict[str, Any]:
     try:
-        owner = json.loads(path.read_bytes() or b"{}")
-    except (OSError, ValueError):
+        owner = load_json(path)
+    except ConfigError:  # the file is not there, or its writer has not come far
         return {}
     return owner if isinstance(owner, dict) else {}
 

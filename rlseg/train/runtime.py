@@ -205,7 +205,7 @@ class Runtime:
         norm = nn.utils.get_total_norm(gradients).to(self.device)
         # A norm is finite only if every element is, so the norm that is wanted anyway is the check.
         bad = bad.to(self.device) | ~torch.isfinite(norm) | ~torch.isfinite(weights_norm)
-        if max_value is not None:
+        if max_value is not None and gradients:  # torch takes no empty list here
             nn.utils.clip_grad_value_(parameters, max_value)
         if max_norm is not None:
             clipped = norm if max_value is None else nn.utils.get_total_norm(gradients)

@@ -292,15 +292,21 @@ def test_names_that_lead_out_of_the_root_are_refused(tmp_path, name):
     assert [p.where.split(": ")[1] for p in problems if not p.note] == ["image 11"]
 
 
-def test_links_out_of_the_image_folder_are_refused_but_the_folder_may_be_one(tmp_path):
+def test_links_out_of_the_root_are_refused_and_others_followed(tmp_path):
     root = write_single(tmp_path / "root", 2)
-    (root / "images").rename(tmp_path / "elsewhere")
-    (root / "images").symlink_to(tmp_path / "elsewhere")
-    assert len(open_dataset("coco", root, WHOLE).split("train")) == 2
-    (tmp_path / "elsewhere/cell1.png").rename(tmp_path / "outside.png")
-    (tmp_path / "elsewhere/cell1.png").symlink_to(tmp_path / "outside.png")
-    with pytest.raises(CorruptDatasetError, match=r"cell1\.png is a link out of"):
+    (root / "images").rename(root / "pictures")
+    (root / "images").symlink_to("pictures")
+    (tmp_path / "alias").symlink_to(root)
+    for place in (root, tmp_path / "alias"):
+        assert len(open_dataset("coco", place, WHOLE).split("train")) == 2
+    (root / "pictures/cell1.png").rename(tmp_path / "outside.png")
+    (root / "pictures/cell1.png").symlink_to(tmp_path / "outside.png")
+    with pytest.raises(CorruptDatasetError, match=r"cell1\.png is a link to .* outside of"):
         open_dataset("coco", root)
+    (root / "images").unlink()
+    (root / "images").symlink_to(tmp_path)
+    (problem,) = (p for p in check(root, Options()) if not p.note)  # the folder, once
+    assert "root/images is a link to" in problem.what
 
 
 def test_two_images_of_one_file_are_refused(tmp_path):

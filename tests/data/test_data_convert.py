@@ -441,10 +441,23 @@ def test_options_that_do_not_fit_are_refused(tmp_path, options, words):
     assert not (tmp_path / "x").exists()
 
 
+def test_targets_inside_the_source_are_refused(tmp_path):
+    source = write_flat(tmp_path / "src", 1)
+    (tmp_path / "alias").symlink_to(source)
+    before = sorted(source.rglob("*"))
+    for target in ("src/new", "src/images/new", "alias/new", "src/labels/../new"):
+        with pytest.raises(ConfigError, match=r"lies inside .*src, which is only read"):
+            convert(source, tmp_path / target, source_format="folder", target_format="coco")
+    assert sorted(source.rglob("*")) == before
+    (tmp_path / "src2").mkdir()  # a name that begins alike is another folder
+    convert(source, tmp_path / "src2/new", source_format="folder", target_format="coco")
+
+
 def test_sources_that_are_not_there(tmp_path):
+    (tmp_path / "src").mkdir()
     for form in ("folder", "coco", "cvppp"):
         with pytest.raises(DatasetNotFoundError):
-            convert(tmp_path, tmp_path / "x", source_format=form,
+            convert(tmp_path / "src", tmp_path / "x", source_format=form,
                     target_format="coco" if form == "folder" else "folder")  # fmt: skip
     source = write_png(tmp_path / "src")
     (source / "A1/plant001_label.png").unlink()

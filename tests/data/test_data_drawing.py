@@ -6,9 +6,12 @@ import torch
 from scipy import ndimage
 
 from rlseg.data.synthetic.drawing import (
+    crown,
     eight_bits,
+    fraction,
     grain,
     largest_pieces,
+    lattice,
     number,
     pieces,
     smooth_field,
@@ -112,6 +115,28 @@ def whole_numbers(shape):
 def test_nothing_has_no_pieces(find):
     empty = np.zeros((4, 5), dtype=np.int64)
     assert np.array_equal(find(empty, 0), empty)
+
+
+def test_fraction():
+    values = np.concatenate((uniform(generator(), -50, 50, 1000), [0.0, 3.0, -2.0, 9e3 + 0.25]))
+    assert np.array_equal(fraction(values), np.modf(values)[0])
+
+
+@pytest.mark.parametrize("box", [(0, 7, 3, 20), (30, 31, 5, 6), (10, 50, 90, 128)])
+def test_a_lattice_agrees_with_its_formula_at_each_pixel(box):
+    rows, columns = np.arange(0.5, 200)[:, None], np.arange(0.5, 200)[None, :]
+    rows, columns, pitch = rows[box[0] : box[1]], columns[:, box[2] : box[3]], 0.075 * 128
+    one = np.abs(np.modf((rows + columns) / pitch)[0] - 0.5) < 0.13
+    other = np.abs(np.modf((rows - columns + 9e3) / pitch)[0] - 0.5) < 0.13
+    found = lattice((slice(*box[:2]), slice(*box[2:])), pitch)
+    assert np.array_equal(found, one | other)
+
+
+@pytest.mark.parametrize("radius", [0.8, 7.3, 41.0])
+def test_a_crown_agrees_with_its_formula_at_each_pixel(radius):
+    y, x = np.arange(-50.3, 50)[:, None], np.arange(-60.1, 60)[None, :]
+    lobes = 1 + 0.12 * np.cos(5 * np.arctan2(y, x) + 1.1)
+    assert np.array_equal(crown(y, x, radius, 1.1), np.hypot(y, x) < radius * lobes)
 
 
 def test_eight_bits():

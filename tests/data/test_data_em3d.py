@@ -384,6 +384,6 @@ def test_fault_h6_npy_of_any_order_and_none_that_lies(tmp_path):
     start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
     (folder / "B/B_2.npy").write_bytes(start + header)
     problems = check(tmp_path, Options())
-    assert [Path(p.where).name for p in problems] == ["A_1.npy", "A_2.npy"]
+    assert [Path(p.where).name for p in problems] == ["B_1.npy", "B_2.npy"]
     assert "pickled objects" in problems[0].what
     assert "1099511627776" in problems[1].what

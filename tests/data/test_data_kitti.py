@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from rlseg.data import check_dataset, open_dataset
-from rlseg.data.kitti import MAX_LIST_BYTES, Options, check
+from rlseg.data.kitti import Options, check
+from rlseg.data.list_files import MAX_LIST_BYTES
 from rlseg.errors import ConfigError, CorruptDatasetError, DatasetNotFoundError
 from tests.fake.kitti import GREYS, SPLITS, scene, write_by_hand, write_kitti
 
@@ -121,7 +122,7 @@ def test_windows_lists_are_read(root):
 def test_a_list_beyond_the_limit_is_not_read(root):
     with (root / "train.txt").open("wb") as stream:
         stream.truncate(MAX_LIST_BYTES + 1)
-    with pytest.raises(CorruptDatasetError, match=r"train\.txt: more than \d+ bytes"):
+    with pytest.raises(CorruptDatasetError, match=r"train\.txt: larger than \d+ bytes"):
         open_dataset("kitti", root)
 
 

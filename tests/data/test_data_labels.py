@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlseg.data.labels import compact, from_array
+from rlseg.data.labels import compact, from_array, narrow_from_array, present_ids, renumbered
 from rlseg.errors import CorruptDatasetError
 
 
@@ -60,3 +60,48 @@ def test_ignore_id_outside_the_type_ignores_nothing():
     assert labels.tolist() == [0, 1]
     assert valid.all()
     assert from_array(np.array([0, 3, -1]), "x", -1)[1].tolist() == [True, True, False]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    st.sampled_from([1, 3, 255, 256, 70_000, 5_000_000]),
+    st.integers(0, 2**31),
+)
+def test_renumbered_in_any_number_of_axes(sides, largest, seed):
+    rng = np.random.default_rng(seed)
+    array = rng.choice(rng.integers(0, largest + 1, 5), sides)
+    kept = array.copy()
+    found = renumbered(array)
+    assert found.ravel().tolist() == slowly(array.ravel().tolist())
+    assert found.dtype == np.uint8
+    assert not np.shares_memory(found, array)
+    assert renumbered(np.asfortranarray(array)[::-1]).tolist() == found[::-1].tolist()
+    assert np.array_equal(array, kept)
+
+
+def test_renumbered_beyond_a_byte():
+    array = np.arange(0, 1200, 2).reshape(20, 30)
+    assert renumbered(array).tolist() == (array // 2).tolist()
+    assert renumbered(array).dtype == np.int32
+    assert renumbered(np.arange(256)).dtype == np.uint8
+    assert renumbered(np.arange(257)).dtype == np.int32
+    with pytest.raises(ValueError, match="from 0 on, got -1"):
+        renumbered(np.array([3, -1]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(0, 2**31))
+def test_present_ids(sides, seed):
+    array = np.random.default_rng(seed).choice([0, 1, 4, 6], sides).astype(np.uint8)
+    assert np.flatnonzero(present_ids(array)).tolist() == sorted(set(array.ravel().tolist()))
+
+
+def test_narrow_from_array():
+    labels, valid = narrow_from_array(np.array([[0, 9], [4, 9]], np.uint16), "x", 7)
+    assert labels.tolist() == [[0, 2], [1, 2]]
+    assert labels.dtype == torch.uint8
+    assert valid is None
+    labels, valid = narrow_from_array(np.array([[0, 9], [4, 9]], np.uint16), "x", 4)
+    assert labels.tolist() == [[0, 1], [0, 1]]
+    assert valid.tolist() == [[True, True], [False, True]]

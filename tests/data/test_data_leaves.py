@@ -10,6 +10,7 @@ from rlseg.baselines.classical import equal_sectors, median_count
 from rlseg.data import open_dataset
 from rlseg.data.synthetic import leaves as leaves_module
 from rlseg.data.synthetic.leaves import Leaves, Options, check, draw_leaves, open_splits
+from rlseg.data.synthetic.leaves_outline import SHADOW, outline, reach
 from rlseg.errors import ConfigError
 from rlseg.metrics import overlap, symmetric_best_dice
 
@@ -96,15 +97,15 @@ def test_later_leaves_lie_over_earlier_ones(monkeypatch):
     """Where outlines overlap, the later leaf is seen, but for the pieces that are erased."""
     drawn = []
 
-    def remember(size, shapes, k):
-        leaf = outline(size, shapes, k)
+    def remember(size, shapes, k, box):
+        leaf = outline(size, shapes, k, box)
         whole = np.zeros((size, size), dtype=bool)
         whole[leaf.box] = leaf.depth > 0
         drawn.append(whole)
         return leaf
 
-    outline = leaves_module._outline
-    monkeypatch.setattr(leaves_module, "_outline", remember)
+    outline = leaves_module.outline
+    monkeypatch.setattr(leaves_module, "outline", remember)
     _, labels = draw_leaves(96, 12, 12, generator=torch.Generator().manual_seed(5))
     covered = np.stack(drawn).sum(axis=0) > 1
     top = np.max(np.stack(drawn) * np.arange(1, 13)[:, None, None], axis=0)
@@ -119,6 +120,22 @@ def test_later_leaves_lie_over_earlier_ones(monkeypatch):
     assert order == sorted(set(order))  # numbers go from the lowest leaf to the topmost
     agree = sum(count for _, count in drawn_as.values())
     assert agree > 0.9 * covered.sum()
+
+
+@pytest.mark.parametrize("size", [40, 128])
+def test_neither_leaf_nor_shadow_leaves_its_box(size):
+    full = (slice(0, size), slice(0, size))
+    outside = 0
+    for seed in range(12):
+        shapes = leaves_module._grow(size, 15, torch.Generator().manual_seed(seed))
+        for k, box in enumerate(reach(size, shapes)):
+            whole, part = outline(size, shapes, k, full), outline(size, shapes, k, box)
+            assert np.array_equal(whole.depth[box], part.depth)
+            beyond = np.ones((size, size), dtype=bool)
+            beyond[box] = False
+            assert (whole.depth[beyond] < -SHADOW * size).all()
+            outside += beyond.sum()
+    assert outside > 100 * size * size  # of 180 leaves: the boxes are small
 
 
 def test_picture_and_truth_are_repeatable():

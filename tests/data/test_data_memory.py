@@ -139,3 +139,35 @@ def test_budgets_that_cannot_be():
         budget.Budget(-1)
     with pytest.raises(ConfigError, match="at least 1, got 0"):
         budget.set_budget(10, processes=0)
+
+
+@pytest.mark.parametrize("scale", [255, 65535, 0])
+def test_a_data_set_that_reads_packed_is_asked_for_that(scale):
+    class Files(Counting):
+        def packed(self, index):
+            self.decoded += 1
+            levels = torch.full((1, 8, 8), 1 / 255) if scale == 0 else torch.full((1, 8, 8), scale)
+            dtype = {255: torch.uint8, 65535: torch.uint16, 0: torch.float32}[scale]
+            labels = torch.full((8, 8), index, dtype=torch.uint8)
+            return memory.PackedSample(
+                image=levels.to(dtype), scale=scale, labels=labels, valid=None, name="f",
+                semantic=False,
+            )  # fmt: skip
+
+        def __getitem__(self, index):
+            raise AssertionError("decoded twice")
+
+    source = Files(255)
+    kept = InMemory(source)
+    for _ in range(2):
+        sample = kept[1]
+        expected = torch.full((1, 8, 8), 1.0 if scale else 1 / 255)
+        assert torch.equal(sample.image, expected)
+        assert sample.labels.tolist() == [[1] * 8] * 8
+        assert sample.valid.all()
+        assert kept.packed(1).image.dtype == torch.uint8  # all of these fit into bytes
+        sample.image.zero_()
+        sample.labels.zero_()
+    assert source.decoded == 1
+    with pytest.raises(IndexError):
+        kept.packed(3)

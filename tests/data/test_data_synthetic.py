@@ -8,6 +8,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from rlseg.data.synthetic import MIN_VISIBLE, Cells, Options, check, open_splits
+from rlseg.data.synthetic import cells as cells_module
 from rlseg.errors import ConfigError
 
 AREAS = [2954, 206, 100, 25, 88, 239, 58, 99, 110, 217]  # pixels per label of one scene
@@ -110,6 +111,31 @@ def test_prefix_does_not_depend_on_counts():
     assert torch.equal(
         Cells("test", Options(test=2))[1].image, Cells("test", Options(test=50))[1].image
     )
+
+
+@pytest.mark.parametrize("size", [40, 64, 67])
+def test_texture_of_a_box_is_that_of_the_whole_picture(size):
+    draw = torch.Generator().manual_seed(size)
+    coarse = 2 * torch.rand(size // 4, size // 4, generator=draw).numpy() - 1
+    whole = cells_module._enlarge(coarse, size)
+    for a, b, c, d in ((0, 9, 5, 6), (17, 31, 2, size), (size - 1, size, 0, size), (3, 4, 30, 39)):
+        box = (slice(a, b), slice(c, d))
+        assert np.array_equal(cells_module._texture(coarse, box, size), whole[box])
+
+
+@pytest.mark.parametrize("size", [40, 128])
+def test_no_cell_leaves_its_box(size):
+    outlines = cells_module._place(size, 60, torch.Generator().manual_seed(3))
+    boxes = cells_module._boxes(size, outlines)
+    parts = cells_module._depths(size, boxes, outlines)
+    full = [(slice(0, size), slice(0, size))] * 60
+    for box, part, whole in zip(
+        boxes, parts, cells_module._depths(size, full, outlines), strict=True
+    ):
+        inside = np.zeros((size, size), dtype=bool)
+        inside[box] = part > 0
+        assert np.array_equal(inside, whole > 0)
+        assert np.allclose(part, whole[box], atol=1e-4)
 
 
 def test_a_single_cell():

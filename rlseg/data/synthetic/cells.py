@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,7 +19,7 @@ from rlseg.data.labels import compact
 from rlseg.data.memory import InMemory
 from rlseg.data.samples import InstanceSample
 from rlseg.data.seeds import named_generator
-from rlseg.data.synthetic.drawing import largest_pieces
+from rlseg.data.synthetic.drawing import Box, Ints, Pixels, largest_pieces
 from rlseg.errors import ConfigError
 
 VERSION = "cells/1"
@@ -27,6 +29,7 @@ NEIGHBOUR_CHANCE = 0.6  # that a cell is placed beside an earlier one
 MIN_VISIBLE = 16  # pixels; what is left of a nearly covered cell below this is erased
 RIM = 0.022  # rim width as a share of the image side: 1.4 px at 64
 WOBBLES = (2, 3, 4)  # lobes around the outline
+VECTOR = 64  # numbers: a multiple of what processors compute at a time
 
 needs_root = False
 
@@ -123,16 +126,22 @@ def check(root: Path | None, options: Options, advance: Advance | None = None) -
 
 @dataclass(frozen=True, kw_only=True)
 class _Outlines:
-    centre: Tensor
-    """Float [N, 2], y and x in pixels."""
-    radius: Tensor
-    """Float [N, 2], half axes in pixels."""
-    angle: Tensor
-    """Float [N]."""
-    wobble: Tensor
-    """Float [N, W], amplitude per number of lobes, as a share of the radius."""
-    phase: Tensor
-    """Float [N, W]."""
+    """All cells of a scene, float32, in the order in which they are drawn."""
+
+    centre: Pixels
+    """[N, 2], y and x in pixels."""
+    radius: Pixels
+    """[N, 2], half axes in pixels."""
+    angle: Pixels
+    """[N]."""
+    wobble: Pixels
+    """[N, W], amplitude per number of lobes, as a share of the radius."""
+    phase: Pixels
+    """[N, W]."""
+
+    def mean_radius(self) -> Pixels:
+        """[N], of the circle with the area of the ellipse."""
+        return _root(self.radius[:, 0] * self.radius[:, 1])
 
 
 def draw_cells(
@@ -156,34 +165,45 @@ def draw_cells(
     """
     count = int(torch.randint(min_cells, max_cells + 1, (), generator=generator))
     outlines = _place(size, count, generator)
-    depth = _depth(size, outlines)
-    labels = _visible(depth)
-    image = _paint(labels, depth, outlines, generator)
-    return (image * 255).round() / 255, compact(labels)
+    boxes = _boxes(size, outlines)
+    top, depth = np.zeros((size, size), dtype=np.int64), np.zeros((size, size), dtype=np.float32)
+    depths = _depths(size, boxes, outlines)
+    for cell, (box, own) in enumerate(zip(boxes, depths, strict=True), start=1):
+        inside = own > 0
+        np.copyto(top[box], cell, where=inside)
+        np.copyto(depth[box], own, where=inside)
+    labels = largest_pieces(top, MIN_VISIBLE)
+    image = _paint(labels, depth, boxes, outlines, generator)
+    return image.mul_(255).round_().div_(255), compact(torch.from_numpy(labels))
 
 
-def _uniform(generator: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=generator)
+def _uniform(generator: torch.Generator, low: float, high: float, *shape: int) -> Pixels:
+    return np.asarray(low + (high - low) * torch.rand(shape, generator=generator).numpy())
+
+
+def _root(values: Pixels) -> Pixels:
+    """Square roots by torch: in float32 they may differ from numpy's in the last bit."""
+    return np.asarray(torch.from_numpy(values).sqrt().numpy())
 
 
 def _place(size: int, count: int, generator: torch.Generator) -> _Outlines:
     mean_radius = size * _uniform(generator, 0.08, 0.165, count)
-    stretch = _uniform(generator, 1.0, 1.9, count).sqrt()
-    radius = torch.stack((mean_radius / stretch, mean_radius * stretch), dim=1)  # [N, 2]
+    stretch = _root(_uniform(generator, 1.0, 1.9, count))
+    radius = np.stack((mean_radius / stretch, mean_radius * stretch), axis=1)  # [N, 2]
     centre = size * _uniform(generator, 0.08, 0.92, count, 2)
-    beside = torch.rand(count, generator=generator) < NEIGHBOUR_CHANCE
-    direction = _uniform(generator, 0.0, 2 * math.pi, count)
+    beside = torch.rand(count, generator=generator).numpy() < NEIGHBOUR_CHANCE
+    direction = torch.from_numpy(_uniform(generator, 0.0, 2 * math.pi, count))
     closeness = _uniform(generator, 0.75, 1.05, count)
-    choice = torch.rand(count, generator=generator)
+    choice = torch.rand(count, generator=generator).numpy()
+    way = torch.stack((direction.sin(), direction.cos()), dim=1).numpy()
     for k in range(1, count):
         if beside[k]:
             j = int(choice[k] * k)
-            step = closeness[k] * (mean_radius[j] + mean_radius[k])
-            way = torch.stack((direction[k].sin(), direction[k].cos()))
-            inside = centre[j] + step * way
+            step = closeness[k] * (mean_radius[j] + mean_radius[k]) * way[k]
+            inside = centre[j] + step
             # A neighbour that would leave the picture goes to the opposite side.
             out = (inside < 0.05 * size) | (inside > 0.95 * size)
-            centre[k] = centre[j] + step * way * torch.where(out, -1.0, 1.0)
+            centre[k] = np.where(out, centre[j] - step, inside)
     return _Outlines(
         centre=centre,
         radius=radius,
@@ -193,67 +213,118 @@ def _place(size: int, count: int, generator: torch.Generator) -> _Outlines:
     )
 
 
-def _depth(size: int, outlines: _Outlines) -> Tensor:
-    """Float [N, H, W]: about the distance to the outline in pixels, positive inside the cell."""
-    axis = torch.arange(size) + 0.5
-    y = axis[None, :, None] - outlines.centre[:, 0, None, None]
-    x = axis[None, None, :] - outlines.centre[:, 1, None, None]
-    cosine = outlines.angle.cos()[:, None, None]
-    sine = outlines.angle.sin()[:, None, None]
-    v = (cosine * y - sine * x) / outlines.radius[:, 0, None, None]
-    u = (sine * y + cosine * x) / outlines.radius[:, 1, None, None]
-    theta = torch.atan2(v, u)  # [N, H, W]
-    outline = torch.ones_like(theta)
+def _boxes(size: int, outlines: _Outlines) -> list[Box]:
+    """The part of the image that each cell can reach, with a pixel to spare; it may be empty."""
+    cosine, sine = np.cos(outlines.angle), np.sin(outlines.angle)
+    short, long = outlines.radius.T
+    half = np.hypot((cosine * short, sine * short), (sine * long, cosine * long)).T  # [N, 2]
+    half *= 1 + outlines.wobble.sum(axis=1, keepdims=True)
+    low = np.clip(np.floor(outlines.centre - half - 1), 0, size).astype(int).tolist()
+    high = np.clip(np.ceil(outlines.centre + half + 1), 0, size).astype(int).tolist()
+    return [(slice(a, c), slice(b, d)) for (a, b), (c, d) in zip(low, high, strict=True)]
+
+
+def _depths(size: int, boxes: list[Box], outlines: _Outlines) -> list[Pixels]:
+    """Float32 on each box: about the distance to the outline in pixels, positive inside the cell.
+
+    All boxes are computed in one go, end to end.
+    """
+    sides = [(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in boxes]
+    areas = [height * width for height, width in sides]
+    ends = list(accumulate(areas))
+    # The tail of an array that is no whole number of vectors may get other last bits from atan2.
+    places = torch.ones((2, -(-ends[-1] // VECTOR) * VECTOR))
+    across, along = places.numpy()
+    axis = np.arange(size, dtype=np.float32) + 0.5
+    angle = torch.from_numpy(outlines.angle)
+    turns = zip(angle.cos().numpy(), angle.sin().numpy(), strict=True)
+    for k, (cosine, sine) in enumerate(turns):
+        rows, columns = boxes[k]
+        y = (axis[rows] - outlines.centre[k, 0])[:, None]
+        x = axis[columns] - outlines.centre[k, 1]
+        own = slice(ends[k] - areas[k], ends[k])
+        v, u = across[own].reshape(sides[k]), along[own].reshape(sides[k])
+        np.subtract(cosine * y, sine * x, out=v)
+        v /= outlines.radius[k, 0]
+        np.add(sine * y, cosine * x, out=u)
+        u /= outlines.radius[k, 1]
+    theta = torch.atan2(places[0], places[1])[: ends[-1]]
+    outline = torch.ones_like(theta).numpy()
     for k, lobes in enumerate(WOBBLES):
-        shift = outlines.phase[:, k, None, None]
-        outline += outlines.wobble[:, k, None, None] * torch.cos(lobes * theta + shift)
-    mean_radius = outlines.radius.prod(dim=1).sqrt()[:, None, None]
-    return (outline - torch.hypot(u, v)) * mean_radius
-
-
-def _visible(depth: Tensor) -> Tensor:
-    """int64 [H, W]: the topmost cell per pixel (1..N, gaps where a cell is gone)."""
-    inside = (depth > 0).numpy()
-    top = np.zeros(inside.shape[1:], dtype=np.int64)
-    for cell, mask in enumerate(inside, start=1):
-        top[mask] = cell
-    return torch.from_numpy(largest_pieces(top, MIN_VISIBLE))
+        wave = lobes * theta
+        wave += torch.from_numpy(np.repeat(outlines.phase[:, k], areas))
+        wave.cos_()
+        outline += np.repeat(outlines.wobble[:, k], areas) * wave.numpy()
+    outline -= torch.hypot(places[1], places[0]).numpy()[: ends[-1]]
+    outline *= np.repeat(outlines.mean_radius(), areas)
+    parts = np.split(outline, ends[:-1])
+    return [part.reshape(side) for part, side in zip(parts, sides, strict=True)]
 
 
 def _paint(
-    labels: Tensor, depth: Tensor, outlines: _Outlines, generator: torch.Generator
+    labels: Ints, depth: Pixels, boxes: list[Box], outlines: _Outlines, generator: torch.Generator
 ) -> Tensor:
     """Float [H, W] in [0, 1]: background, then each cell with grey level, texture and rim."""
-    count, size = len(depth), labels.shape[0]
-    coarse = _uniform(generator, -1.0, 1.0, 1, 1, 4, 4)
-    background = _uniform(generator, 0.10, 0.18) + 0.04 * _enlarge(coarse, size)
+    count, size = len(boxes), len(labels)
+    coarse = _uniform(generator, -1.0, 1.0, 4, 4)
+    image = _uniform(generator, 0.10, 0.18) + np.float32(0.04) * _enlarge(coarse, size)
     level = _uniform(generator, 0.55, 0.95, count)
-    grain = _enlarge(_uniform(generator, -1.0, 1.0, 1, count, size // 4, size // 4), size)
+    grain = _uniform(generator, -1.0, 1.0, count, size // 4, size // 4)
     strength = _uniform(generator, 0.02, 0.09, count)
-    mean_radius = outlines.radius.prod(dim=1).sqrt()
-    own = (labels - 1).clamp(min=0)  # [H, W]; what is computed of the background is not used
-    depth = depth.gather(0, own[None])[0]
-    grain = grain.reshape(count, size, size).gather(0, own[None])[0]
-    dome = 0.88 + 0.12 * (depth / mean_radius[own]).clamp(0, 1).sqrt()
-    rim = 1 - 0.4 * (1 - depth / (RIM * size)).clamp(0, 1)
-    cells = (level[own] * dome + strength[own] * grain) * rim
-    image = torch.where(labels > 0, cells, background)
-    image = _blur(image, sigma=0.008 * size)
-    return (image + 0.025 * torch.randn(size, size, generator=generator)).clamp(0, 1)
+    seen = labels > 0
+    own = labels[seen] - 1  # [P], of the pixels in any cell
+    depth = depth[seen]
+    dome = depth / outlines.mean_radius()[own]
+    dome = 0.88 + 0.12 * _root(np.minimum(np.maximum(dome, 0), 1))
+    rim = 1 - depth / np.float32(RIM * size)
+    rim = 1 - np.float32(0.4) * np.minimum(np.maximum(rim, 0), 1)
+    texture = np.empty((size, size), dtype=np.float32)
+    for k in np.flatnonzero(np.bincount(own)).tolist():
+        fine = _texture(grain[k], boxes[k], size)
+        np.copyto(texture[boxes[k]], fine, where=labels[boxes[k]] == k + 1)
+    image[seen] = (level[own] * dome + strength[own] * texture[seen]) * rim
+    noise = torch.randn(size, size, generator=generator)
+    return noise.mul_(0.025).add_(_blur(torch.from_numpy(image), 0.008 * size)).clamp_(0, 1)
 
 
-def _enlarge(coarse: Tensor, size: int) -> Tensor:
-    """Float [..., H, W] without its batch axis, smoothly interpolated from a coarse grid."""
-    fine = functional.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False)
-    return fine[0, 0] if fine.shape[1] == 1 else fine[0]
+def _texture(coarse: Pixels, box: Box, size: int) -> Pixels:
+    """What `_enlarge` gives on a box, computed on little more than the box where that is equal."""
+    if size % 4:  # where knots lie between pixels differs from place to place
+        return _enlarge(coarse, size)[box]
+    # Each pixel depends on the two knots to either side of it.
+    first = [max(part.start // 4 - 2, 0) for part in box]
+    last = [min((part.stop - 1) // 4 + 3, size // 4) for part in box]
+    sides = [4 * (b - a) for a, b in zip(first, last, strict=True)]
+    fine = _enlarge(coarse[first[0] : last[0], first[1] : last[1]], *sides)
+    rows, columns = (
+        slice(p.start - 4 * a, p.stop - 4 * a) for p, a in zip(box, first, strict=True)
+    )
+    return fine[rows, columns]
+
+
+def _enlarge(coarse: Pixels, *sides: int) -> Pixels:
+    """Float [*sides], smoothly interpolated from a coarse grid [h, w]; one side = a square."""
+    fine = functional.interpolate(
+        torch.from_numpy(coarse)[None, None],
+        size=(sides[0], sides[-1]),
+        mode="bicubic",
+        align_corners=False,
+    )
+    return np.asarray(fine[0, 0].numpy())
+
+
+@lru_cache(maxsize=16)
+def _gaussian(reach: int, sigma: float) -> Tensor:
+    """Float [2 * reach + 1] of sum 1."""
+    offsets = torch.arange(-reach, reach + 1).float()
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    return kernel / kernel.sum()
 
 
 def _blur(image: Tensor, sigma: float) -> Tensor:
     """Float [H, W]: Gaussian blur with repeated borders."""
     reach = max(1, math.ceil(3 * sigma))
-    offsets = torch.arange(-reach, reach + 1).float()
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
+    kernel = _gaussian(reach, sigma)
     padded = functional.pad(image[None, None], (reach,) * 4, mode="replicate")
     rows = functional.conv2d(padded, kernel[None, None, :, None])
     return functional.conv2d(rows, kernel[None, None, None, :])[0, 0]

@@ -12,11 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlseg.data.synthetic.drawing import (
+    Box,
     Floats,
     Ints,
+    Mask,
     coins,
+    crown,
     eight_bits,
+    fraction,
     grain,
+    lattice,
     number,
     smooth_field,
     soften,
@@ -40,7 +45,6 @@ GREY = np.array([1.0, 1.0, 1.0])
 SIGN_COLOURS = np.array([[0.75, 0.12, 0.12], [0.15, 0.28, 0.70], [0.85, 0.70, 0.12]])
 SKIN = np.array([0.72, 0.53, 0.42])
 
-Mask = NDArray[np.bool_]
 Shade = NDArray[np.floating[Any]] | float
 
 
@@ -91,7 +95,7 @@ class _Scene:
         """0 at the horizon, 1 at the lower border."""
         return max(0.0, (row - self.horizon) / (self.height - self.horizon))
 
-    def box(self, top: float, left: float, bottom: float, right: float) -> tuple[slice, slice]:
+    def box(self, top: float, left: float, bottom: float, right: float) -> Box:
         """The pixels whose centres lie in a rectangle, at least one per side where visible."""
         high, low = round(top), max(round(bottom), round(top) + 1)
         start, stop = round(left), max(round(right), round(left) + 1)
@@ -102,7 +106,7 @@ class _Scene:
 
     def fill(
         self,
-        box: tuple[slice, slice],
+        box: Box,
         kind: int,
         colour: Floats,
         shade: Shade = 1.0,
@@ -110,7 +114,10 @@ class _Scene:
     ) -> None:
         """Class and colour of the pixels of a box (where `where`, in the box, is true)."""
         patch = self.image[:, box[0], box[1]]
-        np.copyto(patch, colour[:, None, None] * np.asarray(shade), where=where)
+        if where is True:
+            np.multiply(colour[:, None, None], shade, out=patch)
+        else:
+            np.copyto(patch, colour[:, None, None] * np.asarray(shade), where=where)
         np.copyto(self.classes[box], kind, where=where)
         np.copyto(self.hedge[box], False, where=where)
 
@@ -144,7 +151,9 @@ def draw_street(
         The scene.
     """
     squares = coins(generator, height, width)[: -(-height // block), : -(-width // block)]
-    flips = squares.repeat(block, axis=0).repeat(block, axis=1)[:height, :width]
+    flips = squares
+    if block > 1:
+        flips = squares.repeat(block, axis=0).repeat(block, axis=1)[:height, :width]
     scene = _ground(height, width, generator)
     _buildings(scene, generator)
     for _ in range(whole(generator, max_hedges // 2, max_hedges)):
@@ -165,7 +174,10 @@ def draw_street(
                    IGNORE, 0.12 * GREY)  # fmt: skip
     light = number(generator, 0.8, 1.15) * uniform(generator, 0.94, 1.06, 3, 1, 1)
     clouds = smooth_field(uniform(generator, -0.12, 0.12, 4, 6), height, width)
-    image = soften(scene.image * light * (1 + clouds), max(1, height // 96))
+    clouds += 1
+    scene.image *= light
+    scene.image *= clouds
+    image = soften(scene.image, max(1, height // 96))
     image += 0.025 * grain(generator, 3, height, width)
     return Street(
         image=eight_bits(image),
@@ -188,22 +200,32 @@ def _ground(height: int, width: int, generator: torch.Generator) -> _Scene:
         columns=np.arange(0.5, width)[None, :],
     )
     y = (scene.rows - scene.horizon) / (height - scene.horizon)
-    near = np.clip(y, 0, 1)
+    start = int(np.count_nonzero(y <= 0))  # the first row below the horizon
+    near = np.minimum(y[start:], 1)
     off = np.abs(scene.columns - scene.vanishing) / (near * scene.road + 0.01 * width)  # 1 = kerb
-    below = y > 0
-    road, walk = below & (off < 1), below & (off >= 1) & (off < 1 + scene.walk)
-    scene.classes[:] = np.where(road, ROAD, np.where(walk, PAVEMENT, BUILDING))
-    scene.classes[~below[:, 0]] = SKY
+    road = off < 1
+    walk = ~road & (off < 1 + scene.walk)
+    scene.classes[:start] = SKY
+    scene.classes[start:] = BUILDING
+    np.copyto(scene.classes[start:], ROAD, where=road)
+    np.copyto(scene.classes[start:], PAVEMENT, where=walk)
     texture = smooth_field(uniform(generator, -0.06, 0.06, 12, 18), height, width)
-    dashes = (off < 0.04) & (np.modf(0.7 / (near + 0.12))[0] < 0.5)
-    slabs = 0.06 * (np.modf(2.2 / (near + 0.12))[0] < 0.12)
+    dashes = fraction(0.7 / (near + 0.12)) < 0.5
+    slabs = 0.06 * (fraction(2.2 / (near + 0.12)) < 0.12)
     asphalt, stone = number(generator, 0.24, 0.38), number(generator, 0.48, 0.64)
-    grey = np.where(road, asphalt + 0.45 * dashes, stone - slabs) + texture
+    grey = scene.image[1, start:]
+    grey[:] = stone - slabs
+    np.copyto(grey, asphalt, where=road)
+    np.copyto(grey, asphalt + 0.45 * dashes, where=off < 0.04)
+    grey += texture[start:]
+    for channel, tone in ((0, 1.05), (2, 0.93)):
+        scene.image[channel, start:] = grey
+        np.multiply(grey, tone, out=scene.image[channel, start:], where=walk)
     blue = np.array([0.58, 0.72, 0.88]) + uniform(generator, -0.08, 0.08, 3)
-    clouds = 0.25 * np.clip(smooth_field(uniform(generator, -1, 1, 6, 6), height, width), 0, 1)
-    sky = blue[:, None, None] * (1.1 + 0.25 * np.clip(y, -1, 0)) + clouds
-    tone = np.where(walk, np.array([1.05, 1.0, 0.93])[:, None, None], GREY[:, None, None])
-    scene.image[:] = np.where(below, grey * tone, sky)
+    clouds = smooth_field(uniform(generator, -1, 1, 6, 6), height, width)[:start]
+    clouds = np.float32(0.25) * np.minimum(np.maximum(clouds, 0), 1)
+    sky = blue[:, None, None] * (1.1 + 0.25 * np.maximum(y[:start], -1))
+    np.add(sky, clouds, out=scene.image[:, :start])
     return scene
 
 
@@ -214,18 +236,23 @@ def _buildings(scene: _Scene, generator: torch.Generator) -> None:
     tall = uniform(generator, 0.25, 1.15, 10) * (uniform(generator, 0, 1, 10) > 0.12)
     away = np.abs(scene.columns[0] - scene.vanishing) / scene.width
     top = scene.horizon - scene.height * tall[owner] * (0.06 + 1.1 * away)  # [W]
-    front = (scene.rows > top) & (scene.classes <= BUILDING)  # sky, or beside the pavement
+    below = slice(int(np.count_nonzero(scene.rows <= top.min())), None)  # the highest roof
+    rows, classes = scene.rows[below], scene.classes[below]
+    front = (rows > top) & (classes <= BUILDING)  # sky, or beside the pavement
     size = 0.35 + 1.3 * away  # windows grow with nearness
-    storey = np.modf((scene.rows - top) / (0.11 * scene.height * size))[0]
-    bay = np.modf(np.abs(scene.columns - scene.vanishing) / (0.085 * scene.width * size))[0]
-    window = (storey > 0.35) & (storey < 0.8) & (bay > 0.3) & (bay < 0.75)
+    storey = fraction((rows - top) / (0.11 * scene.height * size))
+    bay = fraction(np.abs(scene.columns - scene.vanishing) / (0.085 * scene.width * size))
+    window = (storey > 0.35) & (storey < 0.8) & ((bay > 0.3) & (bay < 0.75))
     wall = np.array([0.52, 0.42, 0.36]) * uniform(generator, 0.65, 1.35, 10, 1)
     wall = wall + uniform(generator, -0.08, 0.08, 10, 3)
     glass = uniform(generator, 0.18, 0.55, 10)[owner]
-    colour = wall[owner].T[:, None, :] * (1 - 0.1 * storey)
-    colour = np.where(window, (glass * np.array([0.85, 0.95, 1.1])[:, None])[:, None, :], colour)
-    np.copyto(scene.image, colour, where=front)
-    scene.classes[front] = BUILDING
+    storey *= 0.1
+    shade = np.subtract(1, storey, out=storey)
+    for channel, tone in enumerate((0.85, 0.95, 1.1)):
+        colour = wall[owner, channel] * shade
+        np.copyto(colour, glass * tone, where=window)
+        np.copyto(scene.image[channel, below], colour, where=front)
+    np.copyto(classes, BUILDING, where=front)
 
 
 def _stand(
@@ -250,15 +277,14 @@ def _hedge(scene: _Scene, flips: Mask, generator: torch.Generator) -> None:
     tall = scene.height * (0.18 + 0.16 * near) * number(generator, 0.8, 1.3)
     left = inner if side > 0 else inner - long
     box = scene.box(row - tall, left, row, left + long)
-    rows, columns = scene.rows[box[0]], scene.columns[:, box[1]]
-    pitch = 0.075 * scene.height
-    lattice = np.abs(np.modf((rows + columns) / pitch)[0] - 0.5)
-    lattice = np.minimum(lattice, np.abs(np.modf((rows - columns + 9e3) / pitch)[0] - 0.5))
-    leaves = 0.75 + 0.30 * grain(generator, *np.broadcast_shapes(rows.shape, columns.shape))
+    high, wide = box[0].stop - box[0].start, box[1].stop - box[1].start
+    leaves = 0.75 + 0.30 * grain(generator, high, wide)
     green = np.array([0.20, 0.36, 0.17]) * number(generator, 0.85, 1.15)
-    scene.fill(box, FENCE, green, leaves)
     slats = np.array([0.50, 0.44, 0.34]) * number(generator, 0.85, 1.15)
-    scene.fill(box, FENCE, slats, where=lattice < 0.13)
+    patch = scene.image[:, box[0], box[1]]
+    np.multiply(green[:, None, None], leaves, out=patch)
+    if high and wide:
+        np.copyto(patch, slats[:, None, None], where=lattice(box, 0.075 * scene.height))
     scene.classes[box] = np.where(flips[box], HEDGE[0], HEDGE[1])
     scene.hedge[box] = True
 
@@ -287,9 +313,7 @@ def _tree(scene: _Scene, generator: torch.Generator) -> None:
     box = scene.box(middle - 1.2 * radius, column - 1.2 * radius,
                     middle + 1.2 * radius, column + 1.2 * radius)  # fmt: skip
     y, x = scene.rows[box[0]] - middle, scene.columns[:, box[1]] - column
-    angle = np.arctan2(y, x)
-    lobes = 1 + 0.12 * np.cos(5 * angle + number(generator, 0, 2 * math.pi))
-    inside = np.hypot(y, x) < radius * lobes
+    inside = crown(y, x, radius, number(generator, 0, 2 * math.pi))
     leaves = 0.9 + 0.22 * grain(generator, *inside.shape) - 0.25 * y / radius
     green = np.array([0.24, 0.42, 0.16]) * number(generator, 0.8, 1.2)
     scene.fill(box, TREE, green, leaves, inside)

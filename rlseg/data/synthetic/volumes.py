@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -39,6 +39,8 @@ FAR = 1e3
 MEMBRANE = 0.022  # half width of the membrane as a share of the side
 GREY_BODY, GREY_MEMBRANE, GREY_OUTSIDE = 0.66, 0.20, 0.86
 ORGANELLES = 3  # per body, at most
+
+SLAB = 32768  # voxels worked on at a time: they fit into the caches of a processor
 
 needs_root = False
 
@@ -150,6 +152,29 @@ class _Tissue:
     """[D, H, W], the same for the second nearest."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Rod:
+    """One straight piece of a body."""
+
+    low: tuple[int, ...]
+    """First voxel along each axis of the box that it can reach."""
+    high: tuple[int, ...]
+    """Behind the last voxel."""
+    ends: Floats
+    """[2, 3], pixels."""
+    radius: Floats
+    """[2], at both ends."""
+
+    def between(self, start: int, stop: int) -> _Rod:
+        """The same rod with its box cut to some slices."""
+        low, high = max(self.low[0], start), min(self.high[0], stop)
+        return replace(self, low=(low, *self.low[1:]), high=(high, *self.high[1:]))
+
+    def empty(self) -> bool:
+        """Whether its box has no voxel."""
+        return any(low >= high for low, high in zip(self.low, self.high, strict=True))
+
+
 def draw_volume(options: Options, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """One volume and its truth.
 
@@ -210,31 +235,64 @@ def _chains(options: Options, generator: torch.Generator) -> tuple[Floats, Float
 
 
 def _fill(places: Floats, options: Options, generator: torch.Generator) -> _Tissue:
-    """Distances to the bodies, each computed on the box that it can reach."""
-    knots, radii = _chains(options, generator)
+    """Distances to the bodies, each computed on the box that it can reach, slab by slab."""
     shape = places.shape[1:]
-    first, second = np.full(shape, FAR), np.full(shape, FAR)
-    nearest = np.zeros(shape, dtype=np.int64)
-    slack = (
-        0.10 * options.size + 4 * MEMBRANE * options.size
-    )  # the warp, and the membrane beside it
+    bodies = _bodies(shape, options, generator)
+    tissue = _Tissue(
+        nearest=np.zeros(shape, dtype=np.int64),
+        first=np.full(shape, FAR),
+        second=np.full(shape, FAR),
+    )
+    buffer = np.empty(shape)
+    slices = max(SLAB // (shape[1] * shape[2]), 1)
+    for start in range(0, shape[0], slices):
+        for k, rods in enumerate(bodies, start=1):
+            cut = [rod.between(start, start + slices) for rod in rods]
+            _add(k, [rod for rod in cut if not rod.empty()], places, buffer, tissue)
+    return tissue
+
+
+def _bodies(
+    shape: tuple[int, ...], options: Options, generator: torch.Generator
+) -> list[list[_Rod]]:
+    """The straight pieces of each body, with the boxes that they can reach."""
+    # How far the warp takes a surface, and the membrane beside it.
+    slack = 0.10 * options.size + 4 * MEMBRANE * options.size
     scale = np.array([options.anisotropy, 1.0, 1.0])
-    for k, (chain, radius) in enumerate(zip(knots, radii, strict=True), start=1):
-        distance = np.full(shape, FAR)
+    bodies = []
+    for chain, radius in zip(*_chains(options, generator), strict=True):
         margin = radius.max() + slack
-        for a in range(SEGMENTS if np.ptp(chain, axis=0).max() > 0 else 1):
-            ends = chain[a : a + 2]
-            low = np.clip(np.floor((ends.min(axis=0) - margin) / scale), 0, shape).astype(int)
-            high = np.clip(np.ceil((ends.max(axis=0) + margin) / scale), 0, shape).astype(int)
-            box = tuple(slice(i, j) for i, j in zip(low, high, strict=True))
-            if (high > low).all():
-                found = _capsule(places[(slice(None), *box)], ends, radius[a : a + 2])
-                np.minimum(distance[box], found, out=distance[box])
-        closer = distance < first
-        second = np.where(closer, first, np.minimum(second, distance))
-        first = np.where(closer, distance, first)
-        nearest[closer] = k
-    return _Tissue(nearest=nearest, first=first, second=second)
+        count = SEGMENTS if np.ptp(chain, axis=0).max() > 0 else 1
+        ends = np.stack((chain[:-1], chain[1:]), axis=1)[:count]  # [R, 2, 3]
+        low = np.clip(np.floor((ends.min(axis=1) - margin) / scale), 0, shape).astype(int).tolist()
+        high = np.clip(np.ceil((ends.max(axis=1) + margin) / scale), 0, shape).astype(int).tolist()
+        bodies.append(
+            [
+                _Rod(low=tuple(low[a]), high=tuple(high[a]), ends=ends[a], radius=radius[a : a + 2])
+                for a in range(count)
+            ]
+        )
+    return bodies
+
+
+def _add(k: int, rods: list[_Rod], places: Floats, buffer: Floats, tissue: _Tissue) -> None:
+    """Body `k` into the tissue, in place; `buffer` [D, H, W] holds anything."""
+    if not rods:
+        return
+    around = tuple(
+        slice(min(rod.low[axis] for rod in rods), max(rod.high[axis] for rod in rods))
+        for axis in range(3)
+    )
+    distance = buffer[around]
+    distance[...] = FAR
+    for rod in rods:
+        box = tuple(map(slice, rod.low, rod.high))
+        found = _capsule(places[(slice(None), *box)], rod.ends, rod.radius)
+        np.minimum(buffer[box], found, out=buffer[box])
+    first, second = tissue.first[around], tissue.second[around]
+    np.copyto(tissue.nearest[around], k, where=distance < first)
+    np.minimum(second, np.maximum(first, distance), out=second)
+    np.minimum(first, distance, out=first)
 
 
 def _capsule(places: Floats, ends: Floats, radius: Floats) -> Floats:
@@ -243,13 +301,32 @@ def _capsule(places: Floats, ends: Floats, radius: Floats) -> Floats:
     square = float(way @ way)
     z, y, x = (places[axis] - ends[0][axis] for axis in range(3))
     if square < 1e-9:
-        return np.asarray(np.sqrt(z * z + y * y + x * x) - radius[0])
-    share = np.clip((z * way[0] + y * way[1] + x * way[2]) / square, 0, 1)
-    z -= share * way[0]
-    y -= share * way[1]
-    x -= share * way[2]
-    away = np.sqrt(z * z + y * y + x * x)
-    return np.asarray(away - radius[0] - share * (radius[1] - radius[0]))
+        away = _norm(z, y, x)
+        away -= radius[0]
+        return away
+    share, part = z * way[0], y * way[1]
+    share += part
+    share += np.multiply(x, way[2], out=part)
+    share /= square
+    np.maximum(share, 0, out=share)
+    np.minimum(share, 1, out=share)
+    z -= np.multiply(share, way[0], out=part)
+    y -= np.multiply(share, way[1], out=part)
+    x -= np.multiply(share, way[2], out=part)
+    away = _norm(z, y, x)
+    away -= radius[0]
+    share *= radius[1] - radius[0]
+    away -= share
+    return away
+
+
+def _norm(z: Floats, y: Floats, x: Floats) -> Floats:
+    """Length of vectors; all three arrays are used up."""
+    for part in (z, y, x):
+        part *= part
+    z += y
+    z += x
+    return np.asarray(np.sqrt(z, out=z))
 
 
 def _paint(labels: Ints, tissue: _Tissue, options: Options, generator: torch.Generator) -> Floats:
