@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rlseg.train.stage import Stage
 
 METHODS: dict[str, str] = {
+    "acis": "rlseg.acis",
     "colorrl": "rlseg.colorrl",
     "unet": "rlseg.baselines.unet",
 }

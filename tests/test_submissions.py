@@ -232,7 +232,10 @@ def test_the_message_lists_ten_and_counts_all():
     ("raw", "words"),
     [
         (b"[" * 200_000, "nested deeper than 64 levels"),
-        (json.dumps([entry()]).replace("0.5", "9" * 5000).encode(), "a whole number of 5000 digits"),
+        (
+            json.dumps([entry()]).replace("0.5", "9" * 5000).encode(),
+            "a whole number of 5000 digits",
+        ),
         (json.dumps([entry()]).replace("0.5", "9" * 4000).encode(), "got an integer of more"),
         (json.dumps([entry()]).replace("0.5", "1e999").encode(), "got Infinity"),
         (json.dumps([entry()]).replace("0.5", "-Infinity").encode(), "got -Infinity"),
