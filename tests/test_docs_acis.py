@@ -65,7 +65,7 @@ def test_presets_are_those_of_the_code():
 
 
 def test_recipes_exist():
-    named = re.findall(r"`((?:cvppp|kitti)\w*)`", part("Recipes"))
+    named = re.findall(r"`((?:cvppp|kitti|leaves)\w*)`", part("Recipes"))
     assert len(named) >= 10
     assert set(named) <= set(recipe_names())
 

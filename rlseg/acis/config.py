@@ -209,7 +209,7 @@ class SequenceConfig:
     """BL only: let the gradient also pass through the canvas to earlier masks (I)."""
     memory: Literal["flat", "fast"] = "flat"
     """Play first and run again step by step, which keeps one step in memory; or keep the whole
-    episode, which saves the second run. Equal gradients (I)."""
+    episode, which saves the second run. Equal gradients; BL always keeps it (I)."""
     phases: tuple[SequencePhase, ...] = (
         SequencePhase(steps=140_768, length=5, learning_rate=5e-4, kl_weight=1e-4),
         SequencePhase(steps=64_000, length=5, learning_rate=5e-5, kl_weight=1e-4),
