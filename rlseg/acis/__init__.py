@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 from rlseg.acis.actor_critic import EpisodeLearner
-from rlseg.acis.build import Scenes, make_actor, make_decoder, make_stop_head, start_of
+from rlseg.acis.build import (
+    Scenes,
+    make_actor,
+    make_decoder,
+    make_stop_head,
+    start_of,
+    warn_of_cuts,
+)
 from rlseg.acis.config import (
     ActorConfig,
     Config,
@@ -72,8 +79,13 @@ def resolve(config: Config, data: Splits) -> Config:
     """The configuration with what "auto" stands for, from the training images.
 
     Raises:
-        ConfigError: an image is smaller than the networks allow, or not the right channels.
+        ConfigError: no 2-D instance data, an image is smaller than the networks allow, or not the
+            right channels.
     """
+    if data.task != "instance" or data.ndim != 2:
+        raise ConfigError(
+            f"acis needs 2-D instance data, {data.dataset!r} is {data.ndim}-D {data.task} data"
+        )
     config = dataclasses.replace(config, augmentation=named(config.augmentation))
     train = data.split("train")
     if config.size == "auto":
@@ -88,6 +100,7 @@ def resolve(config: Config, data: Splits) -> Config:
             )
         sides = tuple(side // config.stride * config.stride for side in least)
         config = dataclasses.replace(config, size=(sides[0], sides[1]))
+        warn_of_cuts(shapes, config)
     if config.mean == "auto":
         count, total, squares = 0, torch.zeros(data.channels), torch.zeros(data.channels)
         total, squares = total.double(), squares.double()
@@ -112,14 +125,15 @@ def resolve(config: Config, data: Splits) -> Config:
 
 
 def stages(config: Config, data: Splits, runtime: Runtime) -> Iterator[Stage[InstanceBatch]]:
-    """Hints, mask VAE, the actor on single steps, on sequences, and the stop head."""
-    if data.task != "instance" or data.ndim != 2:
-        raise ConfigError(
-            f"acis needs 2-D instance data, {data.dataset!r} is {data.ndim}-D {data.task} data"
-        )
+    """Hints, mask VAE, the actor on single steps, on sequences, and the stop head.
+
+    Raises:
+        ConfigError: as `resolve`; or there is no instance to learn from, or to be scored on.
+    """
     config = resolve(config, data)
     channels = data.channels
     scenes = Scenes(config, data, runtime)
+    scenes.check()
     first = HintLearner(config, channels, runtime)
     steps, batch = config.hints.steps, config.hints.batch
     yield scenes.stage("hints", first, steps=steps, batch=batch, monitor="log_likelihood")

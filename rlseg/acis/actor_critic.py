@@ -7,6 +7,7 @@ actor. The baselines BL and BL-Trunc share everything but the loss.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +36,8 @@ class Plan(NamedTuple):
     """float [B, T, N]: one-hot targets of the cross entropy, or weights of slopes of scores."""
     matched: Tensor
     """float []: potential at the end per target, for the log."""
+    steps: int
+    """Of the longest episode of all ranks: batches of several ranks count like one large one."""
 
 
 class EpisodeLearner:
@@ -90,8 +93,13 @@ class EpisodeLearner:
 
     def update(self, item: InstanceBatch, phase: SequencePhase) -> Mapping[str, float | Tensor]:
         """`step` in a phase of the caller's choice, as for schedules by the clock."""
+        if self.sequence.kl_weight is not None:
+            phase = replace(phase, kl_weight=self.sequence.kl_weight)
         scene = self.scene(item, phase)
-        noise = self.noise(scene, scene.steps(self.config.max_steps))
+        most = self.config.max_steps
+        if phase.load == "window":
+            most = min(most, phase.length)
+        noise = self.noise(scene, scene.steps(most))
         self.steps += 1
         criticised = self.critic is not None and self.critic.is_next(self.steps - 1)
         if not len(noise):
@@ -115,8 +123,14 @@ class EpisodeLearner:
         optimizer = self.optimizer
         if critic and self.critic is not None:
             optimizer = self.critic.optimizer
+        else:
+            self._longest(0)
         optimizer.zero_grad(set_to_none=True)
         self.runtime.apply(optimizer, max_value=None if critic else self.sequence.clip_value)
+
+    def _longest(self, steps: int) -> int:
+        """The largest number of steps of all ranks, each of which must call it."""
+        return sum(self.runtime.any(*(steps > t for t in range(self.config.max_steps))))
 
     def scene(self, item: InstanceBatch, phase: SequencePhase) -> Scene:
         """The batch on the device, with targets drawn for the phase."""
@@ -226,12 +240,12 @@ class EpisodeLearner:
         else:
             final = torch.as_tensor(episodes.final)
             chosen = functional.one_hot(final + 1, targets + 1)[..., 1:].float()
-        return Plan(chosen.to(self.runtime.device), matched)
+        return Plan(chosen.to(self.runtime.device), matched, self._longest(len(masks)))
 
     def loss(
         self, scene: Scene, step: Step, t: int, plan: Plan, held: Tensor | None, kl_weight: float
     ) -> Tensor:
-        """Loss of step t, over B * T of the batch (acis facts 5.4, 5.5)."""
+        """Loss of step t, over B * T of the batch."""
         active = len(step.mask)
         sequence = self.sequence
         targets, valid = scene.targets[:active], scene.valid[:active]
@@ -257,7 +271,7 @@ class EpisodeLearner:
                 loss = loss - value.sum()
         if kl_weight:
             loss = loss + kl_weight * kl_to_normal(step.proposal.mean, step.proposal.log_var).sum()
-        return loss / (len(scene.maps) * plan.chosen.shape[1])
+        return loss / (len(scene.maps) * plan.steps)
 
     def _stop_gradient(self, scene: Scene) -> Tensor:
         """Adds the gradient of the stop head's loss on whole episodes; the loss."""

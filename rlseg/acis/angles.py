@@ -16,7 +16,7 @@ Axis = Literal["horizontal", "vertical"]
 
 
 def angle_bins(labels: Tensor) -> Tensor:
-    """Direction from the centroid of a pixel's instance to the pixel, in 8 bins (acis fact 2.3).
+    """Direction from the centroid of a pixel's instance to the pixel, in 8 bins.
 
     `bin = (floor((theta + 22.5) / 45) + 4) mod 8` with `theta = atan2(dy, dx)` in degrees and y
     pointing down: 0 = left of the centroid, 2 = above, 4 = right, 6 = below.
@@ -49,7 +49,7 @@ def angle_bins(labels: Tensor) -> Tensor:
 
 
 def flip_bins(bins: Tensor, foreground: Tensor, axis: Axis) -> Tensor:
-    """The bins of the mirrored picture, from those of the picture (acis fact 2.3).
+    """The bins of the mirrored picture, from those of the picture.
 
     Equal to `angle_bins` of the mirrored labels but for pixels exactly on a centroid, whose bin 6
     becomes 2 when top and bottom change places.

@@ -1,4 +1,4 @@
-"""From soft masks in their order to a label map: smoothing, threshold, argmax (acis fact 6)."""
+"""From soft masks in their order to a label map: smoothing, threshold, argmax."""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,18 +12,25 @@ import torch
 from rlseg.acis.config import Config, SequenceConfig
 from rlseg.acis.curriculum import SequencePhase
 from rlseg.acis.decoder import MaskDecoder
-from rlseg.acis.fit import FittedDataset
+from rlseg.acis.fit import FittedDataset, fit_geometry
 from rlseg.acis.hints import CachedMaps, Hints
 from rlseg.acis.layers import AUXILIARY
 from rlseg.acis.networks import Actor, StopHead
 from rlseg.data.base import InstanceDataset, Splits
+from rlseg.data.damage import MapStyle, readable
 from rlseg.data.memory import InMemory
 from rlseg.data.samples import InstanceBatch, InstanceSample, collate_instances
 from rlseg.data.stream import EpochStream
 from rlseg.data.transforms import TrainingTransform
 from rlseg.data.whole import WholeImages
+from rlseg.errors import ConfigError
 from rlseg.train.runtime import Runtime
 from rlseg.train.stage import Stage
+
+_LOG = logging.getLogger(__name__)
+
+MUCH_CUT = 0.2
+"""Share of an image that may be cut off without a word."""
 
 
 def start_of(config: Config) -> SequenceConfig:
@@ -41,6 +50,9 @@ def start_of(config: Config) -> SequenceConfig:
         gradient="critic",
         unroll_canvas=False,
         memory="fast",
+        overlap_penalty=0.0,
+        diagnose_every=0,
+        kl_weight=None,
         sample_prob=None,
         phases=phases,
         weight_decay=config.actor.weight_decay,
@@ -76,6 +88,35 @@ def make_stop_head(config: Config) -> StopHead:
     return StopHead(config.actor.lstm, config.stop.hidden, skip=config.stop.skip)
 
 
+def warn_of_cuts(shapes: Sequence[torch.Size], config: Config) -> None:
+    """Logs a warning if the size that "auto" stands for cuts much off the training images.
+
+    Args:
+        shapes: heights and widths.
+        config: with `size` as numbers.
+    """
+    if config.fit != "crop":
+        return
+    rows, columns = config.sides
+    lost = []
+    for height, width in shapes:
+        geometry = fit_geometry((height, width), config.sides, config.fit)
+        lost.append(1 - rows * columns / (geometry.resized[0] * geometry.resized[1]))
+    cut = sum(share > MUCH_CUT for share in lost)
+    if cut:
+        _LOG.warning(
+            "size=auto is %d x %d, and fit=crop keeps the middle: %d of %d training images lose "
+            "more than %.0f %% of their area, up to %.0f %%; give a size of their shape, or take "
+            "fit=stretch",
+            rows,
+            columns,
+            cut,
+            len(lost),
+            100 * MUCH_CUT,
+            100 * max(lost),
+        )
+
+
 class Scenes:
     """Training and validation images at the size of the networks, and stages around them.
 
@@ -86,10 +127,48 @@ class Scenes:
     """
 
     def __init__(self, config: Config, data: Splits, runtime: Runtime) -> None:
-        self.config, self.runtime = config, runtime
+        self.config, self.runtime, self.dataset = config, runtime, data.dataset
         self.train: Any = InMemory(FittedDataset(data.split("train"), config.sides, config.fit))
         self.whole: InstanceDataset = data.split("valid") if "valid" in data.names else InMemory([])
         self.valid: InstanceDataset = InMemory(FittedDataset(self.whole, config.sides, config.fit))
+
+    def check(self) -> None:
+        """Looks at all training labels before anything is trained.
+
+        Raises:
+            ConfigError: the training images, or those for validation, show no instance.
+            CorruptDatasetError: an image cannot be decoded.
+        """
+        config = self.config
+        train: MapStyle[InstanceSample] = self.train
+        counts = [int(s.labels.max()) for s in readable(train, config.on_bad_sample)]
+        if not any(counts):
+            raise ConfigError(self._empty("train"))
+        if len(self.valid):
+            samples = (self.valid[index] for index in range(len(self.valid)))
+            if not any(bool((sample.labels > 0).any()) for sample in samples):
+                raise ConfigError(self._empty("valid"))
+        crowded = [count for count in counts if count > config.max_steps]
+        if crowded and self.runtime.rank == 0:
+            _LOG.warning(
+                "%d of %d training images of %s have more instances than max_steps=%d allows to "
+                "draw, up to %d: the rest of them is never found; set max_steps=%d",
+                len(crowded),
+                len(counts),
+                self.dataset,
+                config.max_steps,
+                max(crowded),
+                max(crowded),
+            )
+
+    def _empty(self, split: str) -> str:
+        rows, columns = self.config.sides
+        return (
+            f"{self.dataset}, {split}: none of its images has an instance, as far as the networks "
+            f"see it ({rows} x {columns}, fit={self.config.fit}); acis learns from instances and "
+            "is scored on them: give label files with ids above 0 (`rlseg data check` looks at "
+            "them), or another size or fit if the cut removes them"
+        )
 
     def cache(self, hints: Hints) -> None:
         """From now on training images are cached copies with their hints, if so configured.

@@ -35,3 +35,21 @@ def some(name: str, items: Sequence[object]) -> None:
     """Raises ConfigError where there is no item."""
     if not items:
         raise ConfigError(f"{name} is empty: training needs at least one")
+
+
+def check_size(size: tuple[int, int], stride: int, reason: str) -> None:
+    """Raises ConfigError unless both sides are multiples of the stride, at least one of them.
+
+    Args:
+        size: height and width of the networks' input.
+        stride: what the sides must be multiples of.
+        reason: which network wants it, for the message.
+    """
+    if all(side >= stride and side % stride == 0 for side in size):
+        return
+    below = [max(side // stride, 1) * stride for side in size]
+    above_it = [max(-(-side // stride), 1) * stride for side in size]
+    nearest = f"{below}" if below == above_it else f"{below} or {above_it}"
+    raise ConfigError(
+        f"size is {list(size)}; {reason} takes multiples of {stride}: the nearest are {nearest}"
+    )

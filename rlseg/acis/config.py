@@ -8,112 +8,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rlseg.acis.checks import above, at_least, fraction, not_negative, some
+from rlseg.acis.checks import above, at_least, check_size, fraction, not_negative, some
 from rlseg.acis.curriculum import Phase, SequencePhase
+from rlseg.acis.pretraining import HintConfig, MaskVAEConfig
 from rlseg.data.augmentation import Augmentation, PresetName
 from rlseg.data.damage import OnBadSample
 from rlseg.errors import ConfigError
-from rlseg.networks.unet import check_features
+
+__all__ = [
+    "FCN_STRIDE",
+    "ActorConfig",
+    "Config",
+    "CriticConfig",
+    "HintConfig",
+    "MaskConfig",
+    "MaskVAEConfig",
+    "SequenceConfig",
+    "StopConfig",
+]
 
 FCN_STRIDE = 32
 """Sides that the FCN takes are multiples of this."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HintConfig:
-    """Stage 1: maps of the direction to the instance centre, and of the foreground."""
-
-    network: Literal["fcn8", "unet"] = "fcn8"
-    """The VGG-like FCN-8s of the code (C), or an attention U-Net that suits small images (I)."""
-    features: tuple[int, ...] = (16, 32, 64, 96)
-    """Channels per level of the U-Net; not used by the FCN."""
-    width: float = 1.0
-    """Factor on all channel numbers of the FCN; 1 = 64 to 512, and 4096 (C)."""
-    steps: int = 3900
-    """Updates: 300 passes of 13 batches (C)."""
-    batch: int = 8
-    """Images per update: two batches of 4 are added up in the code (C)."""
-    learning_rate: float = 1e-3
-    """Adam's step size at the start (C)."""
-    decay: float = 2e-5
-    """The step size is divided by 1 + decay * updates (C)."""
-    weight_decay: float = 1e-4
-    """L2 weight added to the gradient (C)."""
-    angles_on: Literal["all", "foreground"] = "all"
-    """Pixels that train the angles; on background the code trains bin 0 (C)."""
-    maps: Literal["cached", "live"] = "cached"
-    """Compute the maps once for `copies` augmented copies of every image (C), or in every step."""
-    copies: int = 300
-    """Augmented copies of each training image when maps are cached (C)."""
-    dropout: bool = False
-    """Keep the FCN's dropout on while training maps are made, as noise on the hints (C: on)."""
-
-    def __post_init__(self) -> None:
-        check_features(self.features)
-        for name in ("steps", "batch", "copies"):
-            at_least(f"hints.{name}", getattr(self, name), 1)
-        for name in ("learning_rate", "decay", "weight_decay"):
-            not_negative(f"hints.{name}", getattr(self, name))
-        if self.dropout and self.network != "fcn8":
-            raise ConfigError(
-                'hints.dropout needs hints.network = "fcn8": the U-Net has no dropout to keep on'
-            )
-        if not 0 < self.width <= 4:
-            raise ConfigError(f"hints.width must be above 0 and at most 4, got {self.width}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskVAEConfig:
-    """Stage 2: the conditional VAE of single masks; its decoder is the action space."""
-
-    latent: int = 16
-    """l: numbers in a code (P: 16 for CVPPP, 64 for KITTI)."""
-    hidden: int = 256
-    """F: width of the fully connected layers (C: 256 for CVPPP, 512 for KITTI)."""
-    encoder: tuple[int, ...] = (32, 48, 64, 96, 128)
-    """Channels of the encoder's convolutions, each followed by a halving; the actor's, too (C)."""
-    decoder: tuple[int, ...] = (96, 64, 48, 32, 16)
-    """Channels of the decoder's convolutions, each preceded by a doubling (C)."""
-    pyramid: bool = True
-    """Condition the decoder on the State Pyramid; False is the ablation NoSP (P)."""
-    mask_gain: float = 1.0
-    """Factor on the encoder's first weights from the mask at the start (C: 1). Above 1 the code
-    carries the mask, one channel among many, from the first hundred updates on (I)."""
-    beta: float = 1.0
-    """Weight of the KL term against the cross entropy summed over pixels (C)."""
-    loss: Literal["sum", "mean"] = "sum"
-    """Sum over batch and pixels with gradients clamped (C), or mean over batch and pixels with the
-    KL divided by the pixels, which keeps the ratio, and clipping by norm (I)."""
-    clip_value: float = 1.0
-    """Bound on every element of the gradient for `loss = "sum"` (C)."""
-    clip_norm: float = 1.0
-    """Bound on the norm of the gradient for `loss = "mean"`."""
-    batch: int = 8
-    """Images, with one instance each, per update (C)."""
-    weight_decay: float = 1e-4
-    """L2 weight added to the gradient after the clamp (C)."""
-    phases: tuple[Phase, ...] = (
-        Phase(steps=12_800, learning_rate=2e-4),
-        Phase(steps=6_400, learning_rate=2e-5),
-        Phase(steps=6_400, learning_rate=2e-6),
-    )
-    """Epochs 1-400, 401-600 and 601-800 of 32 updates (C); `kl_weight` is not used here."""
-
-    def __post_init__(self) -> None:
-        for name in ("latent", "hidden", "batch"):
-            at_least(f"mask_vae.{name}", getattr(self, name), 1)
-        if not self.encoder or min(self.encoder + self.decoder) < 1:
-            raise ConfigError("mask_vae.encoder and decoder need channel numbers >= 1")
-        if len(self.encoder) != len(self.decoder):
-            raise ConfigError(
-                f"mask_vae.encoder halves {len(self.encoder)} times, decoder doubles "
-                f"{len(self.decoder)} times: give them equal lengths"
-            )
-        not_negative("mask_vae.beta", self.beta)
-        not_negative("mask_vae.weight_decay", self.weight_decay)
-        for name in ("mask_gain", "clip_value", "clip_norm"):
-            above("mask_vae." + name, getattr(self, name), 0)
-        some("mask_vae.phases", self.phases)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +133,8 @@ class SequenceConfig:
         SequencePhase(steps=32_000, length=15, load="random", learning_rate=1e-6, kl_weight=1e-5),
     )
     """Epochs 601 to 10000 of 32 iterations, AC on CVPPP (C)."""
+    kl_weight: float | None = None
+    """lambda of all phases, whatever they say; None: their own."""
     sample_prob: float | None = None
     """As `actor.sample_prob`, for this stage; None: the same."""
     clip_value: float = 1.0
@@ -233,6 +150,8 @@ class SequenceConfig:
         fraction("sequence.discount", self.discount)
         if self.sample_prob is not None:
             fraction("sequence.sample_prob", self.sample_prob)
+        if self.kl_weight is not None:
+            not_negative("sequence.kl_weight", self.kl_weight)
         not_negative("sequence.overlap_penalty", self.overlap_penalty)
         not_negative("sequence.weight_decay", self.weight_decay)
         above("sequence.clip_value", self.clip_value, 0)
@@ -248,6 +167,12 @@ class SequenceConfig:
                 f"sequence.gradient = {self.gradient!r} drives the actor of objective = "
                 f'"actor_critic", got objective = {self.objective!r}'
             )
+        for name, does in (("overlap_penalty", "lowers"), ("diagnose_every", "measures against")):
+            if self.objective != "actor_critic" and getattr(self, name):
+                raise ConfigError(
+                    f"sequence.{name} = {getattr(self, name)} {does} the reward, which objective "
+                    f'= {self.objective!r} does not use: leave it at 0, or take "actor_critic"'
+                )
 
     @property
     def uses_critic(self) -> bool:
@@ -349,8 +274,8 @@ class Config:
     stop: StopConfig = field(default_factory=StopConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
     state: Literal["both", "lstm", "mask"] = "both"
-    """What the actor remembers at test time: its LSTM state, the canvas, or both; the blocked one
-    is zero at every step (P: Table 2)."""
+    """What the actor remembers when a trained one predicts: its LSTM state, the canvas, or both;
+    the blocked one is zero at every step (P: Table 2). Training and its scores have both."""
     on_bad_sample: OnBadSample = "fail"
     """What happens at a training image that cannot be decoded; "skip" leaves out 1 % at most."""
     evaluate_every: int = 1000
@@ -360,12 +285,7 @@ class Config:
         for name in ("batch", "max_steps", "evaluate_every"):
             at_least(name, getattr(self, name), 1)
         if self.size != "auto":
-            for side in self.size:
-                if side < self.stride or side % self.stride:
-                    raise ConfigError(
-                        f"size is {list(self.size)}; networks that halve {len(self.levels)} times "
-                        f"need multiples of {self.stride}"
-                    )
+            check_size(self.size, self.stride, self.reason)
         if (self.mean == "auto") != (self.std == "auto"):
             raise ConfigError('give mean and std as numbers, or leave both at "auto"')
         if self.std != "auto" and min(self.std, default=0) <= 0:
@@ -386,6 +306,12 @@ class Config:
         """Sides of the network's input are multiples of this."""
         own = 1 << len(self.levels)
         return max(own, FCN_STRIDE) if self.hints.network == "fcn8" else own
+
+    @property
+    def reason(self) -> str:
+        """Which network asks for `stride`."""
+        halving = f"a network that halves {len(self.levels)} times"
+        return halving if self.stride == 1 << len(self.levels) else 'hints.network = "fcn8"'
 
     @property
     def sides(self) -> tuple[int, int]:

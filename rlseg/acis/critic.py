@@ -88,7 +88,7 @@ class CriticTrainer:
         self.generator = runtime.generator("acis", "counterfactual", runtime.rank)
 
     def is_next(self, iteration: int) -> bool:
-        """Whether this iteration, counted from 0, belongs to the critic (acis fact 5.4)."""
+        """Whether this iteration, counted from 0, belongs to the critic."""
         after = iteration - self.config.warm_up
         return after < 0 or after % (self.config.per_actor + 1) != self.config.per_actor
 
@@ -165,7 +165,8 @@ class CriticTrainer:
                 with self.runtime.autocast():
                     value = self.network(leaf[: len(mask)], step.canvas, mask)
                 loss = (value - wanted).square().sum()
-                loss.backward()
+                # Gradients are averaged over ranks; the sum over all their images is wanted.
+                (loss * self.runtime.world_size).backward()
                 total = total + loss.detach()
                 if number == 0:
                     predicted.append(value.detach())

@@ -33,9 +33,11 @@ class SequencePhase(Phase):
 
     length: int = 5
     """T: masks per episode."""
-    load: Literal["last", "random"] = "last"
+    load: Literal["last", "random", "window"] = "last"
     """Which of n instances are drawn beforehand: all but T random ones ("last"), or a random
-    number up to n - T with all others as targets, so that episodes may exceed T ("random")."""
+    number up to n - T with all others as targets, so that episodes may exceed T ("random"; both
+    C); or a random number up to n - 1, and the episode ends after T masks, wherever in the image
+    it began ("window", I)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""From a code to a mask: expand layers, State Pyramid and decoder (acis fact 3.3)."""
+"""From a code to a mask: expand layers, State Pyramid and decoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rlseg.acis.layers import LAST, SLOPE, at_least_float32, linear
 def pyramid(maps: Tensor, levels: int) -> list[Tensor]:
     """The State Pyramid: fixed Gaussian levels 1, 1/2, ... 1/2^levels of raw channels.
 
-    Depthwise 4x4 taps of deviation 2/3 pixel, stride 2, one pixel of zeros around (acis fact 3.3).
+    Depthwise 4x4 taps of deviation 2/3 pixel, stride 2, one pixel of zeros around.
 
     Args:
         maps: float [B, C, H, W]: image, angles, foreground.
@@ -36,7 +36,7 @@ def pyramid(maps: Tensor, levels: int) -> list[Tensor]:
 
 
 class CodeMap(nn.Module):
-    """From a code to the coarsest map of the decoder: the "expand" layers of acis fact 3.2."""
+    """From a code to the coarsest map of the decoder: the "expand" layers of the code."""
 
     def __init__(self, latent: int, hidden: int, grid: tuple[int, int]) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def doubling_conv(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class MaskDecoder(nn.Module):
-    """From the coarsest map to a mask, conditioned on the State Pyramid (acis fact 3.3).
+    """From the coarsest map to a mask, conditioned on the State Pyramid.
 
     Args:
         channels: of image, angles and foreground together; 0 without pyramid (NoSP).

@@ -50,11 +50,11 @@ def make_scene(
     valid: Tensor,
     *,
     length: int,
-    load: Literal["last", "random"],
+    load: Literal["last", "random", "window"],
     decoder: MaskDecoder,
     generator: torch.Generator,
 ) -> Scene:
-    """Draws some instances beforehand and leaves the others as targets (acis fact 5.1).
+    """Draws some instances beforehand and leaves the others as targets.
 
     Args:
         maps: float [B, C + 9, H, W], on the device.
@@ -70,7 +70,9 @@ def make_scene(
     places, left = [], []
     for count in counts:
         spare = max(count - length, 0)
-        if load == "random" and spare:
+        if load == "window":
+            spare = max(count - 1, 0)
+        if load != "last" and spare:
             spare = int(torch.randint(spare + 1, (), generator=generator))
         # Place of label 1, 2, ...: below 0 is drawn beforehand, else the number of the target.
         places.append(torch.randperm(count, generator=generator) - spare)
@@ -205,7 +207,7 @@ def play(
     counts: Sequence[int] | None = None,
     halt: Callable[[], None] | None = None,
 ) -> Played:
-    """Draws mean masks from an empty canvas until the head says stop (acis facts 6, 5.9).
+    """Draws mean masks from an empty canvas until the head says stop.
 
     Args:
         actor: the recurrent encoder.

@@ -1,10 +1,11 @@
-"""From images of any size to the one size of the networks, and back (acis facts 2.1, 2.2, 6)."""
+"""From images of any size to the one size of the networks, and back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,6 +18,8 @@ from rlseg.shapes import expect
 
 Fit = Literal["crop", "stretch"]
 """Resize until the picture covers the window and cut out its middle, or resize both sides."""
+LEVELS = 255
+"""Images that training keeps in RAM are multiples of 1 / this, so that a byte holds each."""
 Sides = tuple[int, int]
 """Height and width."""
 
@@ -88,24 +91,32 @@ def fit_image(image: Tensor, sides: Sides, how: Fit) -> Tensor:
 def fit_sample(sample: InstanceSample, sides: Sides, how: Fit) -> InstanceSample:
     """The sample at the size of the networks; labels and valid take the nearest pixel.
 
+    A resized image is rounded to multiples of 1/255, which memory keeps in a quarter of the room.
+
     Args:
         sample: two space axes.
         sides: height and width of the result.
         how: see `Fit`.
 
     Returns:
-        A sample whose instances are numbered 1..N after the cut: those cut away are no longer
-        counted (the original keeps them as instances without a pixel).
+        A sample whose instances are numbered 1..N by what is left of them: those cut away, or
+        without a valid pixel, are no longer counted (the original keeps them as instances without
+        a pixel).
     """
     expect("H W", labels=sample.labels, valid=sample.valid)
     geometry = fit_geometry((sample.labels.shape[0], sample.labels.shape[1]), sides, how)
     if geometry.original == sides:
-        return sample
+        known = torch.where(sample.valid, sample.labels, 0)
+        return (
+            sample if torch.equal(known, sample.labels) else replace(sample, labels=compact(known))
+        )
+    labels = _cut(resize_nearest(sample.labels, geometry.resized), geometry)
+    valid = _cut(resize_nearest(sample.valid, geometry.resized), geometry).contiguous()
     return replace(
         sample,
-        image=fit_image(sample.image[None], sides, how)[0].contiguous(),
-        labels=compact(_cut(resize_nearest(sample.labels, geometry.resized), geometry)),
-        valid=_cut(resize_nearest(sample.valid, geometry.resized), geometry).contiguous(),
+        image=to_levels(fit_image(sample.image[None], sides, how)[0].contiguous()),
+        labels=compact(torch.where(valid, labels, 0)),
+        valid=valid,
     )
 
 
@@ -155,6 +166,11 @@ def unfit(masks: Tensor, original: Sides, how: Fit) -> Tensor:
     return functional.interpolate(
         masks.unsqueeze(1), geometry.original, mode="bilinear", antialias=True
     ).squeeze(1)
+
+
+def to_levels(image: Tensor) -> Tensor:
+    """A float image in [0, 1], as multiples of 1 / `LEVELS`."""
+    return (image * LEVELS).round_().div_(LEVELS)
 
 
 def _cut(array: Tensor, geometry: Geometry) -> Tensor:

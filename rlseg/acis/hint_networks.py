@@ -34,7 +34,7 @@ DROPOUT = 0.5
 
 
 class Fcn8(nn.Module):
-    """FCN-8s on a VGG-16 without conv2_2, with random weights (acis fact 2.4).
+    """FCN-8s on a VGG-16 without conv2_2, with random weights.
 
     Its crops give back the size of the image exactly where both sides are multiples of 32.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from rlseg.acis.angles import angle_bins, flip_bins
 from rlseg.acis.config import Config
+from rlseg.acis.fit import to_levels
 from rlseg.acis.hint_networks import Fcn8, Generators, HintUNet, hint_network
 from rlseg.acis.layers import ANGLES, AUXILIARY
 from rlseg.data.budget import SHARED, Keeper
@@ -35,8 +37,8 @@ __all__ = [
     "statistics",
 ]
 
-CACHE_LEVELS = 255
-"""Cached images and maps are kept as multiples of 1 / this, in one byte each."""
+_LOG = logging.getLogger(__name__)
+
 CACHE_BLOCK = 8
 """Neighbours that are computed together on a GPU while there is room to keep them."""
 
@@ -97,7 +99,7 @@ class HintSums(NamedTuple):
 
 
 class HintLearner:
-    """Trains a hint network: mean cross entropy of angles plus that of foreground (acis fact 2.4).
+    """Trains a hint network: mean cross entropy of angles plus that of foreground.
 
     Args:
         config: with `size`, `mean` and `std` as numbers.
@@ -290,8 +292,8 @@ class CachedMaps:
 
     Sample `copy * len(dataset) + i` is sample `i`, changed with numbers drawn from
     `(seed, "hints", copy, i)`. It is made when first asked for and kept as bytes while the budget
-    of the process lasts, else made again. Image and hints are rounded to multiples of 1/255, the
-    image before the network sees it, so that both belong together.
+    of the process lasts, else made again, which the log tells once. Image and hints are rounded to
+    multiples of 1/255, the image before the network sees it, so that both belong together.
 
     Args:
         dataset: map-style, samples at the size of the network.
@@ -324,6 +326,7 @@ class CachedMaps:
         # Alone on the CPU, where blocks save nothing and could change the last bit.
         self._block = 1 if runtime.device.type == "cpu" else CACHE_BLOCK
         self._keeper: Keeper[PackedSample[InstanceSample]] = Keeper(SHARED)
+        self._told = False
 
     def __len__(self) -> int:
         """Number of samples, all copies together."""
@@ -349,20 +352,34 @@ class CachedMaps:
                 if number == index:
                     raise  # the others are met when their turn comes
         images = torch.stack([sample.image for sample in samples.values()])
-        maps = _rounded(self.hints.predict(images, self._generators(samples)).cpu())
+        maps = to_levels(self.hints.predict(images, self._generators(samples)).cpu())
         for (number, sample), extra in zip(samples.items(), maps, strict=True):
             image = torch.cat([sample.image, extra])
             made[number] = pack(replace(sample, image=image))
             self._keeper.offer(number, made[number])
             if number not in self._keeper.items:
                 self._block = 1  # no room: what is not asked for would be thrown away
+                self._tell()
         return made[index]
+
+    def _tell(self) -> None:
+        """Says once that there is no room for more."""
+        told, self._told = self._told, True
+        if not told:
+            _LOG.warning(
+                "memory holds %d of %d copies of training images with their hints; the others are "
+                "made anew whenever they are needed: raise --memory, lower hints.copies (now %d), "
+                "or take hints.maps=live",
+                len(self._keeper.items),
+                len(self),
+                self.copies,
+            )
 
     def _augmented(self, index: int) -> InstanceSample:
         copy, place = divmod(index, len(self.dataset))
         generator = named_generator(self.seed, "hints", copy, place)
         sample = self.transform(self.dataset[place], generator)
-        return replace(sample, image=_rounded(sample.image), name=f"{sample.name}+{copy}")
+        return replace(sample, image=to_levels(sample.image), name=f"{sample.name}+{copy}")
 
     def _generators(self, numbers: Iterable[int]) -> Generators:
         if not self.hints.dropout:
@@ -372,7 +389,3 @@ class CachedMaps:
             named_generator(self.seed, "hints", "dropout", *divmod(number, count))
             for number in numbers
         ]
-
-
-def _rounded(image: Tensor) -> Tensor:
-    return (image * CACHE_LEVELS).round_().div_(CACHE_LEVELS)

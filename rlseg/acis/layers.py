@@ -46,7 +46,7 @@ class SplitConv(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Convolutions, each followed by a rectifier and a halving (acis facts 3.1, 3.5).
+    """Convolutions, each followed by a rectifier and a halving.
 
     Args:
         fixed: channels that stay the same during an episode: image, angles, foreground.
@@ -76,7 +76,7 @@ class Trunk(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Fully connected layers to the mean and log variance of a code (acis fact 3.2)."""
+    """Fully connected layers to the mean and log variance of a code."""
 
     def __init__(self, inputs: int, hidden: int, latent: int) -> None:
         super().__init__()

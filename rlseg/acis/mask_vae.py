@@ -1,4 +1,4 @@
-"""Stage 2: a conditional VAE of single masks; its decoder is the action space (acis facts 4.1)."""
+"""Stage 2: a conditional VAE of single masks; its decoder is the action space."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class EpisodeScores:
         self._images.append(image)
 
     def _matched(self, masks: Tensor, labels: Tensor, valid: Tensor) -> dict[str, float]:
-        """Dice*, duplicates and areas of the first n masks (acis fact 7.1)."""
+        """Dice*, duplicates and areas of the first n masks."""
         if not len(masks):
             return {"dice": 0.0}
         total = int(labels.max())
@@ -120,6 +120,7 @@ def evaluate_episodes(
 
     Without a stop head, as many masks are drawn as there are instances, at most
     `config.max_steps` (as the code's trainer does), and `abs_dic` says how many that leaves out.
+    `config.state` is for predictions: the actor has its whole state here.
     """
     scores = EpisodeScores(config.masks.threshold)
     for module in (actor, decoder, stop_head):
@@ -138,7 +139,7 @@ def evaluate_episodes(
                 stop_head=stop_head,
                 threshold=threshold,
                 foreground=maps[:, -1:] if config.masks.foreground else None,
-                blocked=config.state,
+                blocked="both",
                 at_least_one=config.masks.at_least_one,
                 counts=None if stop_head is not None else counts,
             )

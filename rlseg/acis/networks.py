@@ -149,7 +149,7 @@ class Actor(nn.Module):
 
 
 class StopHead(nn.Module):
-    """From the actor's features to the log-odds that nothing is left (acis facts 3.4, 8.7).
+    """From the actor's features to the log-odds that nothing is left.
 
     Args:
         lstm: units of the LSTM.
@@ -171,7 +171,7 @@ class StopHead(nn.Module):
 
 
 class Critic(nn.Module):
-    """Q(s, m) of a state and a soft mask that is not merged yet (acis fact 3.5).
+    """Q(s, m) of a state and a soft mask that is not merged yet.
 
     Args:
         channels: of image, angles and foreground together.

@@ -1,4 +1,4 @@
-"""Rewards: the change of the best total overlap between masks and instances (acis fact 5.2)."""
+"""Rewards: the change of the best total overlap between masks and instances."""
 
 from __future__ import annotations
 

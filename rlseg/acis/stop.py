@@ -1,8 +1,9 @@
-"""The stop head's loss and its stage on the frozen actor (acis facts 3.4, 5.9)."""
+"""The stop head's loss and its stage on the frozen actor."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -83,8 +84,9 @@ class StopLearner:
         )
         runtime.share(self.head)
         self.optimizer = torch.optim.Adam(self.head.parameters(), lr=config.stop.learning_rate)
+        # Like the masks it is trained on, the threshold belongs to the whole state.
         self.predictor = AcisPredictor(
-            config,
+            replace(config, state="both"),
             actor,
             decoder,
             self.head,

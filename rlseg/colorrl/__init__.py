@@ -68,8 +68,12 @@ def resolve(config: Config, data: Splits) -> Config:
     preset of `augmentation` becomes its settings.
 
     Raises:
-        ConfigError: an image is smaller than the network's stride.
+        ConfigError: no 2-D instance data, or an image is smaller than the network's stride.
     """
+    if data.task != "instance" or data.ndim != 2:
+        raise ConfigError(
+            f"colorrl needs 2-D instance data, {data.dataset!r} is {data.ndim}-D {data.task} data"
+        )
     config = dataclasses.replace(config, augmentation=named(config.augmentation))
     train = Scaled(data.split("train"), config.scale)
     if config.crop == "auto":
@@ -94,10 +98,6 @@ def resolve(config: Config, data: Splits) -> Config:
 def stages(config: Config, data: Splits, runtime: Runtime) -> Iterator[Stage[InstanceBatch]]:
     """The training: an optional supervised stage for hints, then the colouring game."""
     config = resolve(config, data)
-    if data.task != "instance" or data.ndim != 2:
-        raise ConfigError(
-            f"colorrl needs 2-D instance data, {data.dataset!r} is {data.ndim}-D {data.task} data"
-        )
     train = InMemory(Scaled(data.split("train"), config.scale))
     check_crop(
         train,

@@ -32,7 +32,12 @@ def add_parser(subparsers: Any) -> None:
     what = parser.add_argument_group("what")
     what.add_argument("--recipe", metavar="NAME_OR_FILE", help="recipe to start from")
     what.add_argument("--method", metavar="NAME", help="method, or import path of one")
-    what.add_argument("--preset", metavar="NAME", help="preset of the method's settings")
+    what.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="preset of the method's settings, in place of the recipe's; what the recipe has under "
+        "[config] still wins over it",
+    )
     what.add_argument("--dataset", metavar="NAME", help="data set, or import path of one")
     what.add_argument("--root", metavar="DIR", type=Path, help="folder of the data set")
     what.add_argument(

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from rlseg.acis.fit import FittedDataset, fit_geometry, fit_image, fit_sample, unfit
+from rlseg.data.memory import pack
 from rlseg.data.samples import InstanceSample
 from rlseg.errors import ShapeError
 
@@ -18,10 +19,12 @@ def sample(height, width, seed=0):
     blocks = torch.randint(0, 5, (-(-height // 4), -(-width // 4)), generator=generator)
     labels = blocks.repeat_interleave(4, 0).repeat_interleave(4, 1)[:height, :width]
     labels = torch.unique(torch.cat([labels.flatten(), torch.tensor([0])]), return_inverse=True)[1]
+    image = torch.rand(3, height, width, generator=generator)
+    valid = torch.rand(height, width, generator=generator) > 0.2
     return InstanceSample(
-        image=torch.rand(3, height, width, generator=generator),
-        labels=labels[:-1].view(height, width),
-        valid=torch.rand(height, width, generator=generator) > 0.2,
+        image=image,
+        labels=torch.where(valid, labels[:-1].view(height, width), 0),
+        valid=valid,
         name="one",
     )
 
@@ -97,7 +100,9 @@ def test_labels_take_the_nearest_pixel(how):
     expected = torch.tensor([ids[k] for k in raw.flatten().tolist()]).view(16, 32)
     assert torch.equal(found.labels, expected)
     assert torch.equal(found.valid, valid)
-    assert found.image.shape == (3, 16, 32)
+    exact = fit_image(one.image[None], (16, 32), how)[0]
+    torch.testing.assert_close(found.image, exact, atol=0.5 / 255 + 1e-6, rtol=0)
+    assert pack(found).image.dtype == torch.uint8
     assert found.name == "one"
 
 
@@ -107,7 +112,9 @@ def test_instances_that_are_cut_away_are_not_counted():
     labels[:3] = 1  # above the window
     labels[30:34, 4:9] = 2
     labels[30:34, 20:25] = 3
-    cut = InstanceSample(image=one.image, labels=labels, valid=one.valid, name="cut")
+    cut = InstanceSample(
+        image=one.image, labels=labels, valid=torch.ones_like(one.valid), name="cut"
+    )
     found = fit_sample(cut, (32, 32), "crop")
     assert found.labels.unique().tolist() == [0, 1, 2]
     assert torch.equal(found.labels > 0, labels[16:48] > 0)
@@ -148,6 +155,21 @@ def test_back_is_bilinear():
 def test_no_masks():
     assert unfit(torch.zeros(0, 8, 8), (20, 30), "crop").shape == (0, 20, 30)
     assert unfit(torch.zeros(0, 8, 8), (8, 8), "crop").shape == (0, 8, 8)
+
+
+@pytest.mark.parametrize("side", [32, 40], ids=["same size", "resized"])
+def test_instances_without_a_valid_pixel_are_dropped(side):
+    labels = torch.zeros(side, side, dtype=torch.int64)
+    labels[2:12, 2:12], labels[2:12, 16:26], labels[16:26, 2:12] = 1, 2, 3
+    valid = labels != 2
+    valid[2:6] = False
+    one = InstanceSample(image=torch.rand(3, side, side), labels=labels, valid=valid, name="one")
+    found = fit_sample(one, (32, 32), "crop")
+    assert found.labels.unique().tolist() == [0, 1, 2]
+    assert not found.labels[~found.valid].any()
+    if side == 32:
+        wanted = torch.where(valid, labels, 0)
+        assert torch.equal(found.labels, torch.where(wanted == 3, 2, wanted))
 
 
 def test_a_data_set():

@@ -338,6 +338,18 @@ def test_cache_does_not_hang_on_order_nor_on_room(monkeypatch):
     assert torch.equal(forwards[7].image, found[7].image)
 
 
+def test_a_full_memory_is_told_once_with_what_to_do(caplog):
+    cached = cache()
+    one = cached[0]
+    assert not caplog.records
+    cached._keeper = Keeper(Budget(2 * (one.image.numel() + one.labels.numel()) + 1))
+    for index in range(len(cached)):
+        cached[index]
+    (told,) = [text for text in caplog.messages if "hints.maps=live" in text]
+    assert told.startswith("memory holds 2 of 12 copies")
+    assert "--memory" in told
+
+
 def test_a_stream_with_threads_reads_the_same_maps():
     def stream(threads):
         return EpochStream(

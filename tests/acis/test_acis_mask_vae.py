@@ -319,7 +319,7 @@ def test_seed_repeats_and_decides():
 
 
 def true_maps(image, labels):
-    """Image, angle bins and foreground from the truth, slowly (acis fact 2.3)."""
+    """Image, angle bins and foreground from the truth, slowly."""
     maps = torch.zeros(3 + ANGLES + 1, *labels.shape)
     maps[:3] = (image - 0.4) / 0.2
     maps[-1] = labels > 0

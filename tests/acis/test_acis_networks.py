@@ -14,7 +14,7 @@ from rlseg.acis.decoder import CodeMap, MaskDecoder, doubling_conv, pyramid
 from rlseg.acis.layers import SplitConv, Trunk, coarse_grid
 from rlseg.acis.networks import Actor, Critic, MaskEncoder, StopHead
 
-PUBLISHED = {  # acis fact 3.2, in parameters
+PUBLISHED = {  # parameters, computed from the tables of the code
     "cvppp": {
         "sides": (224, 224),
         "hidden": 256,
@@ -184,7 +184,7 @@ def test_decoder_without_pyramid_ignores_the_image():
 
 @pytest.mark.parametrize("channels", [0, 12])
 def test_decoder_equals_its_definition(channels):
-    """Join with the level, double, pad by the border, convolve (acis fact 3.3)."""
+    """Join with the level, double, pad by the border, convolve."""
     decoder = MaskDecoder(channels, 4, (8, 7, 6)).double()
     maps = torch.randn(2, 12, 16, 24, generator=generator(1), dtype=torch.float64)
     x = code_map = torch.randn(2, 4, 2, 3, generator=generator(2), dtype=torch.float64)

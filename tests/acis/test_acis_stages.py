@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlseg import acis
+from rlseg import acis, colorrl
+from rlseg.acis.build import start_of
 from rlseg.acis.config import (
     ActorConfig,
     Config,
@@ -27,7 +28,7 @@ BASE = Config(
     size=(16, 32),
     batch=2,
     max_steps=4,
-    hints=HintConfig(network="unet", features=(4, 6), steps=2, batch=2, copies=1),
+    hints=HintConfig(network="unet", features=(4, 6), steps=2, batch=2, copies=1, maps="cached"),
     mask_vae=MaskVAEConfig(
         latent=3,
         hidden=8,
@@ -116,8 +117,6 @@ SETTINGS = [
     ("batch", 3, {}),
     ("max_steps", 2, {}),
     ("evaluate_every", 3, {}),
-    ("state", "mask", {"masks.threshold": 0.05}),
-    ("state", "lstm", {"masks.threshold": 0.05}),
     ("hints.network", "fcn8", {"size": (32, 32), "hints.width": 0.03}),
     ("hints.features", (4, 8), {}),
     ("hints.width", 0.05, FCN),
@@ -160,6 +159,7 @@ SETTINGS = [
     ("sequence.unroll_canvas", True, BL),
     ("sequence.phases", (OTHERS,), {}),
     ("sequence.phases", (LOADED,), {"sequence.phases": (OTHERS,)}),
+    ("sequence.kl_weight", 30.0, {}),
     ("sequence.sample_prob", 0.0, {}),
     ("sequence.clip_value", 1e-9, {}),
     ("sequence.weight_decay", 10.0, {}),
@@ -202,8 +202,9 @@ def test_every_setting_changes_the_run(base, data, path, value, also):
     assert str(before) != str(after)
 
 
-# Both have tests of their own: equal results by design, and read only where a sample is broken.
-WITHOUT_A_NUMBER = {"sequence.memory", "on_bad_sample"}
+# They have tests of their own: equal results by design, read only where a sample is broken, and
+# read only by predictions.
+WITHOUT_A_NUMBER = {"sequence.memory", "on_bad_sample", "state"}
 
 
 def fields(config, prefix=""):
@@ -217,6 +218,35 @@ def fields(config, prefix=""):
 
 def test_no_setting_is_left_out():
     assert set(fields(BASE)) - WITHOUT_A_NUMBER == {path for path, _, _ in SETTINGS}
+
+
+@pytest.mark.parametrize("kept", ["mask", "lstm"])
+def test_the_state_changes_predictions_and_not_training(base, data, kept):
+    config = changed(changed(BASE, "masks.threshold", 0.05), "stop.thresholds", (0.95,))
+    before, state = run(config, data)
+    after, other = run(changed(config, "state", kept), data)
+    assert str(before) == str(after)
+    assert all(torch.equal(v, other["actor"][k]) for k, v in state["actor"].items())
+    runtime = make_runtime(device="cpu")
+    image = data.split("test")[0].image[None]
+    found = []
+    for used in (config, changed(config, "state", kept)):
+        resolved = acis.resolve(used, data)
+        predictor = acis.load_predictor(resolved, checkpoint(state), runtime)
+        found.append(predictor(image, trace=True).trace["masks"])
+    assert not torch.equal(*found)
+
+
+def test_a_kl_weight_for_all_phases_is_that_of_the_phases(data):
+    def losses(weight, own):
+        config = changed(BASE, "sequence.kl_weight", weight)
+        phases = tuple(
+            dataclasses.replace(phase, kl_weight=own) for phase in config.sequence.phases
+        )
+        return str(run(changed(config, "sequence.phases", phases), data)[0])
+
+    assert losses(0.0, 0.7) == losses(None, 0.0)
+    assert losses(0.7, 0.0) == losses(None, 0.7)
 
 
 def test_memory_does_not_change_a_run(base, data):
@@ -240,7 +270,9 @@ def test_memory_does_not_change_a_run(base, data):
         ("sequence.unroll_canvas", True, "unroll_canvas"),
         ("hints.dropout", True, "fcn8"),
         ("mask_vae.encoder", (4, 6, 8), "equal lengths"),
-        ("size", (16, 18), "multiples of 4"),
+        ("size", (16, 18), r"halves 2 times takes multiples of 4: .* \[16, 16\] or \[16, 20\]"),
+        ("mask_vae.phases", (Phase(steps=1, learning_rate=0.1, kl_weight=1.0),), "mask_vae.beta"),
+        ("sequence.kl_weight", -0.1, "kl_weight"),
         ("mean", (0.5,), "auto"),
         ("batch", 0, "batch"),
         ("max_steps", 0, "max_steps"),
@@ -267,6 +299,22 @@ def test_a_gradient_needs_the_actor_critic():
         SequenceConfig(objective="bl", gradient="potential")
 
 
+@pytest.mark.parametrize("objective", ["bl", "bl_trunc"])
+@pytest.mark.parametrize("name", ["overlap_penalty", "diagnose_every"])
+def test_baselines_have_no_reward_to_lower_or_to_measure(objective, name):
+    with pytest.raises(ConfigError, match=f"{name} = 1 .* leave it at 0"):
+        SequenceConfig(objective=objective, **{name: 1})
+    assert getattr(start_of(changed(BASE, f"sequence.{name}", 1)), name) == 0
+
+
+def test_a_size_that_the_fcn_cannot_take_names_it():
+    with pytest.raises(
+        ConfigError, match=r'"fcn8" takes multiples of 32: the nearest are \[32, 64\]$'
+    ):
+        dataclasses.replace(BASE, size=(20, 64), hints=HintConfig())
+    assert dataclasses.replace(BASE, size=(32, 64), hints=HintConfig()).stride == 32
+
+
 def test_size_mean_and_std_from_the_images(data):
     config = acis.resolve(dataclasses.replace(BASE, size="auto"), data)
     assert config.size == (40, 40)
@@ -284,10 +332,60 @@ def test_images_too_small_or_with_other_channels(data):
         acis.resolve(dataclasses.replace(BASE, mean=(0.5,) * 3, std=(0.2,) * 3), data)
 
 
-def test_data_of_another_kind():
-    volumes = open_dataset("volumes", None, {"train": 1})
+@pytest.mark.parametrize("name", ["volumes", "streets"])
+@pytest.mark.parametrize("method", [acis, colorrl])
+def test_data_of_another_kind(method, name):
+    other = open_dataset(name, None, {"train" if name == "volumes" else "test": 1})
+    config = BASE if method is acis else colorrl.Config()
+    for given in (config, type(config)()):
+        with pytest.raises(ConfigError, match="2-D instance data"):
+            method.resolve(given, other)
     with pytest.raises(ConfigError, match="2-D instance data"):
-        next(acis.stages(BASE, volumes, make_runtime(device="cpu")))
+        next(method.stages(config, other, make_runtime(device="cpu")))
+
+
+def blank(samples):
+    return [dataclasses.replace(s, labels=torch.zeros_like(s.labels)) for s in samples]
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_images_without_any_instance_end_a_run_before_it_begins(data, split):
+    parts = {name: list(data.split(name)) for name in ("train", "valid")}
+    one = dataclasses.replace(data, parts=parts | {split: blank(parts[split][:1]) + parts[split]})
+    next(acis.stages(BASE, one, make_runtime(device="cpu")))
+    none = dataclasses.replace(data, parts=parts | {split: blank(parts[split])})
+    with pytest.raises(ConfigError, match=f"cells, {split}: none of its images"):
+        next(acis.stages(BASE, none, make_runtime(device="cpu")))
+
+
+def test_images_with_too_many_instances_are_told_once(data, caplog):
+    counts = [int(sample.labels.max()) for sample in data.split("train")]
+    config = changed(BASE, "size", (40, 40))
+    next(acis.stages(changed(config, "max_steps", max(counts)), data, make_runtime(device="cpu")))
+    assert not caplog.records
+    least = changed(config, "max_steps", max(counts) - 1)
+    over = sum(count == max(counts) for count in counts)
+    next(acis.stages(least, data, make_runtime(device="cpu")))
+    (message,) = caplog.messages
+    assert message.startswith(f"{over} of 3 training images of cells have more")
+    assert message.endswith(f"set max_steps={max(counts)}")
+
+
+def test_an_automatic_size_that_cuts_much_off_is_told(data, caplog):
+    sample = data.split("train")[0]
+    wide = dataclasses.replace(
+        sample,
+        image=sample.image.repeat(1, 1, 3),
+        labels=sample.labels.repeat(1, 3),
+        valid=sample.valid.repeat(1, 3),
+    )
+    data = dataclasses.replace(data, parts={"train": [sample, wide]})
+    config = acis.resolve(dataclasses.replace(BASE, size="auto"), data)
+    assert config.size == (40, 40)
+    assert "1 of 2 training images lose more than 20 % of their area, up to 67 %" in caplog.text
+    caplog.clear()
+    acis.resolve(dataclasses.replace(BASE, size="auto", fit="stretch"), data)
+    assert not caplog.records
 
 
 def test_without_validation_images_nothing_is_monitored():
@@ -348,9 +446,8 @@ def test_a_broken_image_fails_or_is_skipped(data, maps):
             assert len(set(names)) > 100
             assert not any(name.split("+")[0] == "7" for name in names)
     fails = acis.stages(changed(config, "on_bad_sample", "fail"), data, runtime)
-    stream = next(fails).stream
     with pytest.raises(CorruptDatasetError, match="image 7"):
-        [next(stream) for _ in range(60)]
+        next(fails)
 
 
 def checkpoint(state, stage="stop"):

@@ -26,7 +26,7 @@ CONFIG = Config(
     size=(16, 16),
     batch=2,
     max_steps=4,
-    hints=HintConfig(network="unet", features=(4, 6), steps=3, batch=2, copies=2),
+    hints=HintConfig(network="unet", features=(4, 6), steps=3, batch=2, maps="cached", copies=2),
     mask_vae=MaskVAEConfig(
         latent=3,
         hidden=8,

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlseg.data.samples import InstanceBatch
+from tests.distributed.acis_ranks_script import COUNTS, batch_of, gradients
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -53,3 +56,22 @@ def test_ranks_stay_together_and_both_learn(results: Path, kind: str) -> None:
             assert all(torch.equal(value, second[name]) for name, value in first.items())
     for first, second in zip(parts["before", 0], parts["after", 0], strict=True):
         assert any(not torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_two_batches_give_the_gradient_of_both_as_one(results: Path) -> None:
+    """Though their episodes have unequal lengths."""
+    parts = [batch_of(*one) for one in COUNTS]
+    joined = InstanceBatch(
+        image=torch.cat([part.image for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
+        valid=torch.cat([part.valid for part in parts]),
+        names=parts[0].names + parts[1].names,
+    )
+    wanted = gradients(joined)
+    assert {name.split()[0] for name in wanted} == {"actor_critic", "bl_trunc"}
+    for rank in range(2):
+        found = torch.load(results / f"gradients-{rank}.pt", weights_only=True)
+        assert found.keys() == wanted.keys()
+        for name, value in wanted.items():
+            scale = float(value.abs().max())
+            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4 * scale + 1e-7)

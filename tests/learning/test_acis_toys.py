@@ -31,7 +31,13 @@ ONE_IMAGE = Config(
     batch=4,
     max_steps=6,
     hints=HintConfig(
-        network="unet", features=(8, 16), steps=140, batch=1, learning_rate=1e-2, copies=1
+        network="unet",
+        features=(8, 16),
+        steps=140,
+        batch=1,
+        learning_rate=1e-2,
+        maps="cached",
+        copies=1,
     ),
     mask_vae=MaskVAEConfig(
         latent=8,
