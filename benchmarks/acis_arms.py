@@ -33,7 +33,7 @@ from rlseg.acis.hints import CachedMaps, Hints
 from rlseg.acis.measures import EpisodeScores
 from rlseg.acis.predict import AcisPredictor
 from rlseg.acis.stop import StopLearner
-from rlseg.baselines.classical import equal_sectors, median_count
+from rlseg.baselines.classical import equal_sectors, median_count, split_by_distance, tune
 from rlseg.config import apply_overrides, build, dump
 from rlseg.data import open_dataset
 from rlseg.data.memory import InMemory
@@ -231,23 +231,32 @@ def shortened(scores: dict) -> dict:
 
 
 def floors(base: Base, split: str) -> dict[str, float]:
-    """Sectors of the true and of the predicted foreground, and the constant count."""
-    count = median_count(base.data.split("train")[i] for i in range(len(base.train)))
-    true, predicted, dic = [], [], []
-    images = base.data.split(split)
-    for item in WholeImages(images, 32):
-        foreground = base.hints.maps(item.image)[:, -1].cpu() > 0.5
+    """What needs no training on single leaves: cut sectors, a watershed, the constant count.
+
+    Each from the true foreground and from that of the hint network; the watershed's settings come
+    from the true foreground of the split `tune`.
+    """
+    train, tuning = base.data.split("train"), base.data.split("tune")
+    count = median_count(train[i] for i in range(len(train)))
+    settings = tune(
+        [tuning[i] for i in range(len(tuning))], split_by_distance, true_foreground=True
+    )
+    scores: dict[str, list[float]] = {}
+    for item in WholeImages(base.data.split(split), 32):
+        hinted = base.hints.maps(item.image)[:, -1].cpu() > 0.5
         for b, labels in enumerate(item.labels):
-            for scores, mask in ((true, labels > 0), (predicted, foreground[b])):
-                found = torch.from_numpy(equal_sectors(mask.numpy(), count))
-                scores.append(symmetric_best_dice(overlap(found, labels)))
-            dic.append(abs(count - int(labels.max())))
-    return {
-        "sectors_true_foreground": statistics.mean(true),
-        "sectors_hint_foreground": statistics.mean(predicted),
-        "constant_count_abs_dic": statistics.mean(dic),
-        "sectors": count,
-    }
+            for name, mask in (("true", labels > 0), ("hint", hinted[b])):
+                cut = {
+                    "sectors": equal_sectors(mask.numpy(), count),
+                    "watershed": split_by_distance(mask.numpy(), settings),
+                }
+                for way, found in cut.items():
+                    value = symmetric_best_dice(overlap(torch.from_numpy(found), labels))
+                    scores.setdefault(f"{way}_{name}_foreground", []).append(value)
+                    wrong = abs(int(found.max()) - int(labels.max()))
+                    scores.setdefault(f"{way}_{name}_abs_dic", []).append(wrong)
+            scores.setdefault("constant_count_abs_dic", []).append(abs(count - int(labels.max())))
+    return {name: statistics.mean(values) for name, values in scores.items()} | {"sectors": count}
 
 
 def main() -> None:

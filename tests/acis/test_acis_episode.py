@@ -1,5 +1,6 @@
 """Scenes against a loop, unrolled episodes against one written out, and playing without truth."""
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -84,6 +85,22 @@ def test_random_loading_may_exceed_the_length_and_last_may_not(learner):
     assert made.steps(6) == 5
     assert made.steps(3) == 3
     assert [made.active(t) for t in range(6)] == [1, 1, 1, 1, 1, 0]
+
+
+def test_a_window_begins_anywhere_and_ends_after_its_length(learner):
+    left = Counter(scene(learner, (5,), 2, "window", seed)[1].counts[0] for seed in range(200))
+    assert set(left) == {1, 2, 3, 4, 5}  # 4, 3, 2, 1 or 0 drawn beforehand
+    assert min(left.values()) > 20
+    phase = dataclasses.replace(PHASE, length=2, load="window")
+    batch, _, _ = scene(learner, (4,), 2, "window", 0)
+    steps = []
+    original = learner.actor_update
+    learner.actor_update = lambda made, noise, phase: steps.append(len(noise)) or original(
+        made, noise, phase
+    )
+    for _ in range(60):
+        learner.update(batch, phase)
+    assert set(steps) == {1, 2}, "episodes are cut after two masks, whatever is left"
 
 
 def test_a_scene_without_instances(learner):

@@ -106,6 +106,7 @@ def test_a_run_repeats(base, data):
 BL = {"sequence.objective": "bl"}
 JOINT = {"stop.training": "joint"}
 OTHERS = SequencePhase(steps=4, length=2, learning_rate=1e-2, kl_weight=0.1)
+WINDOW = SequencePhase(steps=4, length=2, learning_rate=1e-2, kl_weight=0.1, load="window")
 LOADED = SequencePhase(steps=4, length=2, learning_rate=1e-2, kl_weight=0.1, load="random")
 FCN = {"size": (32, 32), "hints.network": "fcn8", "hints.width": 0.03}
 SETTINGS = [
@@ -159,6 +160,7 @@ SETTINGS = [
     ("sequence.unroll_canvas", True, BL),
     ("sequence.phases", (OTHERS,), {}),
     ("sequence.phases", (LOADED,), {"sequence.phases": (OTHERS,)}),
+    ("sequence.phases", (WINDOW,), {"sequence.phases": (LOADED,)}),
     ("sequence.kl_weight", 30.0, {}),
     ("sequence.sample_prob", 0.0, {}),
     ("sequence.clip_value", 1e-9, {}),
