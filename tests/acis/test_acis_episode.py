@@ -95,8 +95,8 @@ def test_a_window_begins_anywhere_and_ends_after_its_length(learner):
     batch, _, _ = scene(learner, (4,), 2, "window", 0)
     steps = []
     original = learner.actor_update
-    learner.actor_update = lambda made, noise, phase: steps.append(len(noise)) or original(
-        made, noise, phase
+    learner.actor_update = lambda made, noise, phase: (
+        steps.append(len(noise)) or original(made, noise, phase)
     )
     for _ in range(60):
         learner.update(batch, phase)

@@ -67,16 +67,18 @@ def of_recipe(preset=None):
 @pytest.mark.parametrize(
     ("preset", "objective", "weight"),
     [
-        (None, "bl_trunc", 0.0),
-        ("bl", "bl", 0.0),
-        ("ac_dice", "actor_critic", None),
-        ("ac_dice_nokl", "actor_critic", 0.0),
+        (None, ("actor_critic", "potential"), None),
+        ("bl", ("bl", "critic"), 0.0),
+        ("bl_trunc", ("bl_trunc", "critic"), 0.0),
+        ("ac_dice", ("actor_critic", "critic"), None),
+        ("ac_dice_nokl", ("actor_critic", "critic"), 0.0),
     ],
 )
 def test_a_preset_switches_the_arm_of_the_recipe_for_leaves(preset, objective, weight):
     sequence = of_recipe(preset).sequence
-    assert (sequence.objective, sequence.kl_weight) == (objective, weight)
-    assert [phase.steps for phase in sequence.phases] == [500, 400, 300]
+    assert (sequence.objective, sequence.gradient) == objective
+    assert sequence.kl_weight == weight
+    assert [phase.length for phase in sequence.phases] == [1, 3, 6, 15]
     assert {phase.kl_weight for phase in sequence.phases} == {1e-4}
 
 
