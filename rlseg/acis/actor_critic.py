@@ -6,7 +6,7 @@ actor. The baselines BL and BL-Trunc share everything but the loss.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -162,35 +162,26 @@ class EpisodeLearner:
         self.actor.train()
         self.optimizer.zero_grad(set_to_none=True)
         whole = self.sequence.memory == "fast" or self.sequence.objective == "bl"
-        through = self.sequence.objective == "bl"
         with self.runtime.autocast():
             fixed = self.actor.fixed(scene.maps)
             held = None if self.critic is None else self.critic.frozen(scene.maps)
         if whole:
             with self.runtime.autocast():
-                steps = list(
-                    unroll(
-                        self.actor,
-                        self.decoder,
-                        scene,
-                        fixed,
-                        noise,
-                        cut=not through,
-                        through_canvas=self.sequence.unroll_canvas,
-                    )
-                )
+                steps = list(self._unroll(scene, fixed, noise))
             plan = self.plan(scene, [step.mask.detach() for step in steps])
             losses = [
-                self.loss(scene, step, t, plan, held, phase.kl_weight)
+                self.loss(scene, step, t, plan, held, phase.kl_weight, plan.steps)
                 for t, step in enumerate(steps)
             ]
             loss = torch.stack(losses).sum()
             loss.backward()  # type: ignore[no-untyped-call]
         else:
-            with torch.no_grad(), self.runtime.autocast():
-                played = unroll(self.actor, self.decoder, scene, fixed, noise, cut=True)
-                plan = self.plan(scene, [step.mask for step in played])
-            loss = self._step_by_step(scene, noise, fixed, plan, held, phase)
+            known = None
+            if not self.sequence.critic_alone:
+                with torch.no_grad(), self.runtime.autocast():
+                    played = self._unroll(scene, fixed, noise)
+                    known = self.plan(scene, [step.mask for step in played])
+            plan, loss = self._step_by_step(scene, noise, fixed, known, held, phase)
         scalars: dict[str, float | Tensor] = {
             "train/loss": loss.detach(),
             "train/matched": plan.matched,
@@ -201,31 +192,43 @@ class EpisodeLearner:
         scalars["train/gradient_norm"] = norm
         return scalars
 
+    def _unroll(self, scene: Scene, fixed: Tensor, noise: Tensor) -> Iterator[Step]:
+        """The steps of an episode, with the gradient cut as the objective wants it."""
+        sequence, parts = self.sequence, (self.actor, self.decoder, scene, fixed, noise)
+        through = sequence.objective == "bl"
+        return unroll(*parts, cut=not through, through_canvas=sequence.unroll_canvas)
+
     def _step_by_step(
         self,
         scene: Scene,
         noise: Tensor,
         fixed: Tensor,
-        plan: Plan,
+        plan: Plan | None,
         held: Tensor | None,
         phase: SequencePhase,
-    ) -> Tensor:
-        """Runs the episode again, one backward pass per step; only one step is in memory."""
+    ) -> tuple[Plan, Tensor]:
+        """Runs the episode with one backward pass per step; only one step is in memory.
+
+        With a critic alone no loss needs to know the episode: the plan is made afterwards.
+        """
+        longest = self._longest(len(noise)) if plan is None else plan.steps
+        masks = []
         # The part of the first layer that all steps share gets its gradient at the end.
         leaf = fixed.detach().requires_grad_()
         total = torch.zeros((), device=self.runtime.device)
-        steps = unroll(self.actor, self.decoder, scene, leaf, noise, cut=True)
+        steps = self._unroll(scene, leaf, noise)
         for t in range(len(noise)):
             with self.runtime.autocast():
                 step = next(steps)
-            loss = self.loss(scene, step, t, plan, held, phase.kl_weight)
+            masks.append(step.mask.detach())
+            loss = self.loss(scene, step, t, plan, held, phase.kl_weight, longest)
             loss.backward()  # type: ignore[no-untyped-call]
             total = total + loss.detach()
         fixed.backward(leaf.grad)  # type: ignore[no-untyped-call]
-        return total
+        return self.plan(scene, masks, longest) if plan is None else plan, total
 
-    def plan(self, scene: Scene, masks: list[Tensor]) -> Plan:
-        """Matches a played episode with its targets."""
+    def plan(self, scene: Scene, masks: list[Tensor], longest: int = 0) -> Plan:
+        """Matches a played episode with its targets; asks the ranks for T if it is not given."""
         scores = episode_scores(scene, masks, self.sequence.reward)
         targets = scores.shape[2]
         played = steps_of(scene, len(masks))
@@ -240,24 +243,32 @@ class EpisodeLearner:
         else:
             final = torch.as_tensor(episodes.final)
             chosen = functional.one_hot(final + 1, targets + 1)[..., 1:].float()
-        return Plan(chosen.to(self.runtime.device), matched, self._longest(len(masks)))
+        return Plan(chosen.to(self.runtime.device), matched, longest or self._longest(len(masks)))
 
     def loss(
-        self, scene: Scene, step: Step, t: int, plan: Plan, held: Tensor | None, kl_weight: float
+        self,
+        scene: Scene,
+        step: Step,
+        t: int,
+        plan: Plan | None,
+        held: Tensor | None,
+        kl_weight: float,
+        longest: int,
     ) -> Tensor:
-        """Loss of step t, over B * T of the batch."""
+        """Loss of step t, over B * T of the batch, T the longest; no plan with a critic alone."""
         active = len(step.mask)
         sequence = self.sequence
         targets, valid = scene.targets[:active], scene.valid[:active]
         if sequence.objective != "actor_critic":
+            assert plan is not None
             wanted = (targets * plan.chosen[:active, t, :, None, None]).sum(dim=1, keepdim=True)
-            each = functional.binary_cross_entropy_with_logits(
+            loss = functional.binary_cross_entropy_with_logits(
                 step.logits, wanted, weight=valid, reduction="sum"
             )
-            loss = each
         else:
             loss = step.logits.new_zeros(())
             if sequence.gradient != "critic":
+                assert plan is not None
                 scores = soft_scores(step.mask, targets, valid, sequence.reward)
                 loss = loss - (scores * plan.chosen[:active, t]).sum()
                 if sequence.overlap_penalty:
@@ -271,7 +282,7 @@ class EpisodeLearner:
                 loss = loss - value.sum()
         if kl_weight:
             loss = loss + kl_weight * kl_to_normal(step.proposal.mean, step.proposal.log_var).sum()
-        return loss / (len(scene.maps) * plan.steps)
+        return loss / (len(scene.maps) * longest)
 
     def _stop_gradient(self, scene: Scene) -> Tensor:
         """Adds the gradient of the stop head's loss on whole episodes; the loss."""

@@ -175,6 +175,11 @@ class SequenceConfig:
                 )
 
     @property
+    def critic_alone(self) -> bool:
+        """Whether nothing but the critic drives the actor, so that no matching is needed."""
+        return self.objective == "actor_critic" and self.gradient == "critic"
+
+    @property
     def uses_critic(self) -> bool:
         """Whether a critic is trained."""
         return self.objective == "actor_critic" and self.gradient != "potential"

@@ -172,7 +172,7 @@ def driven(learner, scene, t):
     plan = learner.plan(scene, [step.mask.detach() for step in steps])
     held = None if learner.critic is None else learner.critic.frozen(scene.maps)
     step = steps[t]
-    loss = learner.loss(scene, step, t, plan, held, 0.0)
+    loss = learner.loss(scene, step, t, plan, held, 0.0, plan.steps)
     (slope,) = torch.autograd.grad(loss, step.proposal.mean)
     context = [part[: len(step.mask)] for part in scene.context]
 
