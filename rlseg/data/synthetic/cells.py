@@ -17,9 +17,8 @@ from torch.nn import functional
 from rlseg.data.base import Advance, Problem, Splits, digest_of
 from rlseg.data.labels import compact
 from rlseg.data.memory import InMemory
-from rlseg.data.samples import InstanceSample
-from rlseg.data.seeds import named_generator
 from rlseg.data.synthetic.drawing import Box, Ints, Pixels, largest_pieces
+from rlseg.data.synthetic.scenes import GeneratedInstances
 from rlseg.errors import ConfigError
 
 VERSION = "cells/1"
@@ -68,40 +67,18 @@ class Options:
                 raise ConfigError(f"{name} must be at least 1 scene, got {getattr(self, name)}")
 
 
-class Cells:
+class Cells(GeneratedInstances):
     """Scenes of touching and overlapping textured cells, grey, with the visible parts as truth."""
 
-    layout: ClassVar[str] = "generated, no files"
-    splits: ClassVar[tuple[str, ...]] = ("train", "valid", "tune", "test")
-    classes: ClassVar[tuple[str, ...]] = ()
     citation: ClassVar[str] = f"rlseg generated scenes, version {VERSION}"
-    how_to_get: ClassVar[str] = "Nothing to get: scenes are drawn from a seed when asked for."
-    terms: ClassVar[str] = "None: nobody else's work is in the scenes."
+    version: ClassVar[str] = VERSION
 
-    def __init__(self, split: str, options: Options) -> None:
-        self.split = split
-        self.options = options
-        self._count = int(getattr(options, split))
-
-    def __len__(self) -> int:
-        """Number of scenes."""
-        return self._count
-
-    def __getitem__(self, index: int) -> InstanceSample:
-        """Scene `index`: image float32 [1, H, W] in steps of 1/255."""
-        if not 0 <= index < self._count:
-            raise IndexError(f"scene {index} of {self._count}")
+    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         options = self.options
-        generator = named_generator(options.seed, VERSION, self.split, index)
         image, labels = draw_cells(
             options.size, options.min_cells, options.max_cells, generator=generator
         )
-        return InstanceSample(
-            image=image[None],
-            labels=labels,
-            valid=torch.ones_like(labels, dtype=torch.bool),
-            name=f"cells_{self.split}_{index:04d}",
-        )
+        return image[None], labels
 
 
 DATASET = Cells

@@ -14,8 +14,6 @@ from torch import Tensor
 from rlseg.data.base import Advance, Problem, Splits, digest_of
 from rlseg.data.labels import compact
 from rlseg.data.memory import InMemory
-from rlseg.data.samples import InstanceSample
-from rlseg.data.seeds import named_generator
 from rlseg.data.synthetic.drawing import (
     Floats,
     Ints,
@@ -30,6 +28,7 @@ from rlseg.data.synthetic.drawing import (
     whole,
 )
 from rlseg.data.synthetic.leaves_outline import SHADOW, Leaf, Shapes, outline, reach
+from rlseg.data.synthetic.scenes import GeneratedInstances
 from rlseg.errors import ConfigError
 
 VERSION = "leaves/1"
@@ -92,39 +91,16 @@ class Options:
                 raise ConfigError(f"{name} must be at least 1 scene, got {getattr(self, name)}")
 
 
-class Leaves:
+class Leaves(GeneratedInstances):
     """Rosettes in colour on soil: younger leaves lie over older ones; visible parts are truth."""
 
-    layout: ClassVar[str] = "generated, no files"
-    splits: ClassVar[tuple[str, ...]] = ("train", "valid", "tune", "test")
-    classes: ClassVar[tuple[str, ...]] = ()
     citation: ClassVar[str] = f"rlseg generated scenes, version {VERSION}"
-    how_to_get: ClassVar[str] = "Nothing to get: scenes are drawn from a seed when asked for."
-    terms: ClassVar[str] = "None: nobody else's work is in the scenes."
+    version: ClassVar[str] = VERSION
 
-    def __init__(self, split: str, options: Options) -> None:
-        self.split = split
-        self.options = options
-        self._count = int(getattr(options, split))
-
-    def __len__(self) -> int:
-        """Number of scenes."""
-        return self._count
-
-    def __getitem__(self, index: int) -> InstanceSample:
-        """Scene `index`: image float32 [3, H, W] in steps of 1/255."""
-        if not 0 <= index < self._count:
-            raise IndexError(f"scene {index} of {self._count}")
+    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         options = self.options
-        generator = named_generator(options.seed, VERSION, self.split, index)
-        image, labels = draw_leaves(
+        return draw_leaves(
             options.size, options.min_leaves, options.max_leaves, generator=generator
-        )
-        return InstanceSample(
-            image=image,
-            labels=labels,
-            valid=torch.ones_like(labels, dtype=torch.bool),
-            name=f"leaves_{self.split}_{index:04d}",
         )
 
 

@@ -13,8 +13,6 @@ from torch import Tensor
 from rlseg.data.base import Advance, Problem, Splits, digest_of
 from rlseg.data.labels import compact
 from rlseg.data.memory import InMemory
-from rlseg.data.samples import InstanceSample
-from rlseg.data.seeds import named_generator
 from rlseg.data.synthetic.drawing import (
     Floats,
     Ints,
@@ -27,6 +25,7 @@ from rlseg.data.synthetic.drawing import (
     uniform,
     whole,
 )
+from rlseg.data.synthetic.scenes import GeneratedInstances
 from rlseg.errors import ConfigError
 
 VERSION = "volumes/1"
@@ -87,37 +86,15 @@ class Options:
                 raise ConfigError(f"{name} must be at least 1 volume, got {getattr(self, name)}")
 
 
-class Volumes:
+class Volumes(GeneratedInstances):
     """Volumes of touching bodies with dark membranes, grey, as in electron microscopy."""
 
-    layout: ClassVar[str] = "generated, no files"
-    splits: ClassVar[tuple[str, ...]] = ("train", "valid", "tune", "test")
-    classes: ClassVar[tuple[str, ...]] = ()
     citation: ClassVar[str] = f"rlseg generated scenes, version {VERSION}"
-    how_to_get: ClassVar[str] = "Nothing to get: volumes are drawn from a seed when asked for."
-    terms: ClassVar[str] = "None: nobody else's work is in the volumes."
+    version: ClassVar[str] = VERSION
 
-    def __init__(self, split: str, options: Options) -> None:
-        self.split = split
-        self.options = options
-        self._count = int(getattr(options, split))
-
-    def __len__(self) -> int:
-        """Number of volumes."""
-        return self._count
-
-    def __getitem__(self, index: int) -> InstanceSample:
-        """Volume `index`: image float32 [1, D, H, W] in steps of 1/255."""
-        if not 0 <= index < self._count:
-            raise IndexError(f"volume {index} of {self._count}")
-        generator = named_generator(self.options.seed, VERSION, self.split, index)
+    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         image, labels = draw_volume(self.options, generator=generator)
-        return InstanceSample(
-            image=image[None],
-            labels=labels,
-            valid=torch.ones_like(labels, dtype=torch.bool),
-            name=f"volumes_{self.split}_{index:04d}",
-        )
+        return image[None], labels
 
 
 DATASET = Volumes
